@@ -1,0 +1,1 @@
+"""A tensor database for PyTorch, embedded like DuckDB or SQLite."""
