@@ -1,0 +1,141 @@
+"""SQL for the table of datasets, and for the record table and the view that each of them has."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from tensordb.catalog import fields
+from tensordb.catalog.fields import StructOf, quoted
+from tensordb.catalog.rows import first, scalar
+
+_COLUMNS = "dataset_id, name, nonce, schema, config, fields, created_at"
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One dataset as the catalog knows it.
+
+    Attributes:
+        nonce: Number from 0 to 255 in the generated record ids.
+        schema: The user's schema in JSON form, None when there is none.
+        config: The dataset's own compression config in JSON form, None to follow the storage's.
+        fields: Types of the metadata fields seen so far.
+    """
+
+    dataset_id: int
+    name: str
+    nonce: int
+    schema: dict[str, Any] | None
+    config: dict[str, Any] | None
+    fields: StructOf
+    created_at: dt.datetime
+
+    @property
+    def table(self) -> str:
+        """SQL name of the record table."""
+        return f"tensordb.records_{self.dataset_id}"
+
+
+def fetch(con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow | None:
+    """Return the dataset of this exact name."""
+    row = first(con.execute(f"SELECT {_COLUMNS} FROM tensordb.datasets WHERE name = ?", [name]))
+    return _dataset(row) if row else None
+
+
+def fetch_all(con: duckdb.DuckDBPyConnection) -> list[DatasetRow]:
+    """Return every dataset, oldest first."""
+    return [
+        _dataset(row) for row in con.execute(f"SELECT {_COLUMNS} FROM tensordb.datasets ORDER BY dataset_id").fetchall()
+    ]
+
+
+def spelled_like(con: duckdb.DuckDBPyConnection, name: str) -> str | None:
+    """Return the name of the dataset that differs from `name` by case at most."""
+    row = first(con.execute("SELECT name FROM tensordb.datasets WHERE name_folded = ?", [name.casefold()]))
+    return row[0] if row else None
+
+
+def create(
+    con: duckdb.DuckDBPyConnection,
+    name: str,
+    schema: dict[str, Any] | None,
+    config: dict[str, Any] | None,
+    known: StructOf,
+) -> DatasetRow:
+    """Insert a dataset with its record table and view; `known` are metadata fields declared beforehand."""
+    dataset_id = scalar(con.execute("SELECT coalesce(max(dataset_id), 0) + 1 FROM tensordb.datasets"))
+    nonce = random.SystemRandom().randrange(256)
+    created = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    row = DatasetRow(dataset_id, name, nonce, schema, config, known, created)
+    con.execute(
+        "INSERT INTO tensordb.datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [dataset_id, name, name.casefold(), created, nonce, _dump(schema), _dump(config), _dump(fields.to_dict(known))],
+    )
+    struct = fields.sql_type(known)
+    con.execute(f"""
+        CREATE TABLE {row.table} (
+            seq BIGINT, record_id VARCHAR PRIMARY KEY, created_at TIMESTAMP, object_id BLOB, page_row INTEGER,
+            spec_id INTEGER, document BLOB USING COMPRESSION uncompressed{f", metadata {struct}" if struct else ""})""")
+    _create_view(con, row)
+    return row
+
+
+def drop(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> None:
+    """Delete a dataset's row, view and record table; its objects are the caller's to release first."""
+    con.execute(f"DROP VIEW IF EXISTS main.{quoted(row.name)}")
+    con.execute(f"DROP TABLE {row.table}")
+    con.execute("DELETE FROM tensordb.datasets WHERE dataset_id = ?", [row.dataset_id])
+
+
+def adapt_fields(con: duckdb.DuckDBPyConnection, row: DatasetRow, wanted: StructOf) -> DatasetRow:
+    """Give the record table the metadata columns that `wanted` needs; return the dataset as it is then."""
+    merged = fields.widen(row.fields, wanted)
+    if merged == row.fields or not isinstance(merged, StructOf):
+        return row
+    before, after = fields.sql_type(row.fields), fields.sql_type(merged)
+    if after and not before:
+        con.execute(f"ALTER TABLE {row.table} ADD COLUMN metadata {after}")
+    elif before != after:
+        con.execute(f"ALTER TABLE {row.table} ALTER COLUMN metadata SET DATA TYPE {after}")
+    con.execute(
+        "UPDATE tensordb.datasets SET fields = ? WHERE dataset_id = ?",
+        [_dump(fields.to_dict(merged)), row.dataset_id],
+    )
+    changed = DatasetRow(row.dataset_id, row.name, row.nonce, row.schema, row.config, merged, row.created_at)
+    if after and not before:
+        _create_view(con, changed)
+    return changed
+
+
+def source(row: DatasetRow, internal: str = "") -> str:
+    """Return the SELECT behind a dataset's view, with `internal` columns of the record table in front."""
+    metadata = "r.metadata" if fields.sql_type(row.fields) else "NULL"
+    return (
+        f"SELECT {internal}r.record_id, r.created_at, s.dtype, s.shape, s.nbytes, {metadata} AS metadata "
+        f"FROM {row.table} r JOIN tensordb.specs s ON r.spec_id = s.spec_id"
+    )
+
+
+def _create_view(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> None:
+    con.execute(f"CREATE OR REPLACE VIEW main.{quoted(row.name)} AS {source(row)}")
+
+
+def _dataset(row: tuple[Any, ...]) -> DatasetRow:
+    dataset_id, name, nonce, schema, config, known, created = row
+    struct = fields.from_dict(json.loads(known))
+    assert isinstance(struct, StructOf)
+    return DatasetRow(dataset_id, name, nonce, _load(schema), _load(config), struct, created)
+
+
+def _dump(value: Any) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def _load(text: str | None) -> Any:
+    return None if text is None else json.loads(text)

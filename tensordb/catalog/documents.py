@@ -1,0 +1,145 @@
+"""The user's metadata as he gave it: checked, turned into plain values, and packed so that it comes back the same.
+
+The packed document is the truth for what a read returns; the typed SQL struct beside it (`fields`) serves queries
+alone. A struct cannot tell a missing field from None, nor 1 from 1.0 once widened, so it never answers a read.
+Format: MessagePack, with extension types for what it lacks.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+import torch
+
+from tensordb.errors import IntegrityError, InvalidInputError
+
+MAX_DEPTH = 64
+_BIG_INT, _DATETIME, _DATE = 1, 2, 3
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+
+
+def normalize(metadata: Mapping[str, Any] | None, *, where: str = "metadata") -> dict[str, Any] | None:
+    """Return a deep copy of `metadata` in plain Python values.
+
+    Args:
+        metadata: A mapping with text keys, or None. Values: None, bool, int, float, str, datetime, date, lists and
+            tuples (which come back as lists), mappings, NumPy and torch scalars (which come back as Python's).
+        where: Name of the argument in error messages.
+
+    Raises:
+        InvalidInputError: A key or value cannot be stored; the message has the path to it.
+    """
+    if metadata is None:
+        return None
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(f"{where} must be a mapping of names to values, not {type(metadata).__name__}")
+    return _plain_mapping(metadata, where, 0)
+
+
+def pack(document: dict[str, Any] | None) -> bytes | None:
+    """Return the stored form of a normalized document."""
+    if document is None:
+        return None
+    return msgpack.packb(document, default=_extend)  # type: ignore[no-any-return]
+
+
+def unpack(packed: bytes | None) -> dict[str, Any]:
+    """Return the document of its stored form; no document is an empty one.
+
+    Raises:
+        IntegrityError: The bytes are not a document.
+    """
+    if packed is None:
+        return {}
+    try:
+        document = msgpack.unpackb(packed, ext_hook=_restore, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise IntegrityError(f"stored metadata of {len(packed)} bytes cannot be read: {error}") from error
+    return document  # type: ignore[no-any-return]
+
+
+def _plain_mapping(mapping: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
+    plain = {}
+    for key, value in mapping.items():
+        if type(key) is not str:
+            raise InvalidInputError(f"{path} has the key {key!r} of type {type(key).__name__}; keys must be text")
+        plain[key] = value if type(value) in _PLAIN and type(value) is not str else _plain(value, path, key, depth)
+        _check_text(key, f"{path} key")
+    return plain
+
+
+def _plain(value: Any, path: str, key: str | int, depth: int) -> Any:
+    kind = type(value)
+    if kind is str:
+        return _check_text(value, _join(path, key))
+    if kind in _PLAIN or kind in (dt.datetime, dt.date):
+        return value
+    if depth >= MAX_DEPTH:
+        raise InvalidInputError(f"{path} is nested deeper than {MAX_DEPTH} levels; flatten it")
+    if isinstance(value, Mapping):
+        return _plain_mapping(value, _join(path, key), depth + 1)
+    if isinstance(value, list | tuple):
+        inner = _join(path, key)
+        return [_plain(item, inner, i, depth + 1) for i, item in enumerate(value)]
+    return _scalar(value, _join(path, key))
+
+
+def _scalar(value: Any, path: str) -> Any:
+    """Turn the scalars of NumPy, torch and subclasses of Python's into plain ones."""
+    if isinstance(value, np.datetime64):
+        converted = value.astype("datetime64[us]").item()
+        if converted is not None:
+            return converted
+    elif isinstance(value, np.generic) and isinstance(value.item(), bool | int | float | str):
+        return _plain(value.item(), path, "", 0)
+    elif isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex() and value.device.type != "meta":
+        return value.item()
+    elif isinstance(value, np.ndarray) and value.ndim == 0:
+        return _scalar(value[()], path)
+    elif isinstance(value, dt.datetime):  # subclasses, such as pandas' Timestamp
+        return dt.datetime.fromisoformat(value.isoformat()[:32]) if value == value else None
+    elif isinstance(value, bool | int | float | str):
+        for base in (int, float, str):
+            if isinstance(value, base):
+                return base(value)
+    raise InvalidInputError(
+        f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which metadata cannot hold; give None, "
+        f"a bool, number, text, datetime, list or mapping (an array: .tolist(), or store it as a tensor of its own)"
+    )
+
+
+def _check_text(text: str, path: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{path} is not valid Unicode text: {error}") from None
+    return text
+
+
+def _join(path: str, key: str | int) -> str:
+    if key == "":
+        return path
+    return f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}"
+
+
+def _extend(value: Any) -> msgpack.ExtType:
+    if isinstance(value, int):
+        return msgpack.ExtType(_BIG_INT, str(value).encode())
+    if isinstance(value, dt.datetime):
+        return msgpack.ExtType(_DATETIME, value.isoformat().encode())
+    return msgpack.ExtType(_DATE, value.isoformat().encode())
+
+
+def _restore(code: int, data: bytes) -> Any:
+    text = data.decode()
+    if code == _BIG_INT:
+        return int(text)
+    if code == _DATETIME:
+        return dt.datetime.fromisoformat(text)
+    if code == _DATE:
+        return dt.date.fromisoformat(text)
+    raise ValueError(f"unknown metadata extension {code}")

@@ -1,0 +1,200 @@
+"""SQL types of metadata fields: inferred from values, widened when a new value needs it.
+
+A dataset's fields are one DuckDB STRUCT. Types form a lattice: NULL below everything; BOOLEAN < BIGINT < DOUBLE;
+DATE < TIMESTAMP; lists and structs element by element; anything else mixed is VARCHAR, as text. Struct fields are
+compared without regard to case, as SQL does: the first spelling names the column.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Scalar = Literal["NULL", "BOOLEAN", "BIGINT", "DOUBLE", "DATE", "TIMESTAMP", "VARCHAR"]
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list whose elements have one type."""
+
+    element: FieldType
+
+
+@dataclass(frozen=True)
+class StructOf:
+    """Named fields, in the order in which they appeared."""
+
+    fields: Mapping[str, FieldType] = field(default_factory=dict)
+
+
+FieldType = Scalar | ListOf | StructOf
+
+_INT64 = range(-(2**63), 2**63)
+_SCALARS: dict[type, Scalar] = {
+    type(None): "NULL",
+    bool: "BOOLEAN",
+    int: "BIGINT",
+    float: "DOUBLE",
+    str: "VARCHAR",
+    dt.datetime: "TIMESTAMP",
+    dt.date: "DATE",
+}
+_LADDERS: tuple[tuple[Scalar, ...], ...] = (("BOOLEAN", "BIGINT", "DOUBLE"), ("DATE", "TIMESTAMP"))
+_ARROW = {
+    "BOOLEAN": pa.bool_(),
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "DATE": pa.date32(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "VARCHAR": pa.string(),
+}
+
+
+def type_of(value: Any) -> FieldType:
+    """Return the type of one normalized value."""
+    if isinstance(value, dict):
+        return StructOf({name: type_of(inner) for name, inner in value.items() if _is_column_name(name)})
+    if isinstance(value, list):
+        element: FieldType = "NULL"
+        for item in value:
+            element = widen(element, type_of(item))
+        return ListOf(element)
+    scalar = _SCALARS[type(value)]
+    # Beyond 64 bits a number still compares as a number; its exact value is in the document.
+    return "DOUBLE" if scalar == "BIGINT" and value not in _INT64 else scalar
+
+
+def widen(left: FieldType, right: FieldType) -> FieldType:
+    """Return the narrowest type that holds values of both."""
+    if left == right or right == "NULL":
+        return left
+    if left == "NULL":
+        return right
+    if isinstance(left, StructOf) and isinstance(right, StructOf):
+        return _widen_struct(left, right)
+    if isinstance(left, ListOf) and isinstance(right, ListOf):
+        return ListOf(widen(left.element, right.element))
+    for ladder in _LADDERS:
+        if left in ladder and right in ladder:
+            return max(left, right, key=ladder.index)
+    return "VARCHAR"
+
+
+def struct_of(documents: Iterable[dict[str, Any] | None]) -> StructOf:
+    """Return the widened type of many documents; flat documents of one layout are looked at once."""
+    seen: set[tuple[Any, ...]] = set()
+    merged = StructOf()
+    for document in documents:
+        if not document:
+            continue
+        kinds = [_kind(value) for value in document.values()]
+        layout = (*document, *kinds)
+        if layout in seen:
+            continue
+        if dict not in kinds and list not in kinds:
+            seen.add(layout)
+        layout_type = type_of(document)
+        assert isinstance(layout_type, StructOf)
+        merged = _widen_struct(merged, layout_type)
+    return merged
+
+
+def _kind(value: Any) -> type:
+    kind = type(value)
+    return float if kind is int and value not in _INT64 else kind
+
+
+def sql_type(kind: FieldType) -> str | None:
+    """Return DuckDB's name of a type; None while nothing but NULL was seen."""
+    if isinstance(kind, StructOf):
+        inner = [f"{quoted(name)} {sql}" for name, sql in ((n, sql_type(k)) for n, k in kind.fields.items()) if sql]
+        return f"STRUCT({', '.join(inner)})" if inner else None
+    if isinstance(kind, ListOf):
+        element = sql_type(kind.element)
+        return f"{element}[]" if element else None
+    return None if kind == "NULL" else kind
+
+
+def arrow_type(kind: FieldType) -> pa.DataType | None:
+    """Return Arrow's type of the same columns as `sql_type`."""
+    if isinstance(kind, StructOf):
+        inner = [(name, arrow) for name, arrow in ((n, arrow_type(k)) for n, k in kind.fields.items()) if arrow]
+        return pa.struct(inner) if inner else None
+    if isinstance(kind, ListOf):
+        element = arrow_type(kind.element)
+        return pa.list_(element) if element else None
+    return None if kind == "NULL" else _ARROW[kind]
+
+
+def coerce(value: Any, kind: FieldType) -> Any:
+    """Return `value` as what a column of type `kind` holds; None where it says nothing to SQL."""
+    if value is None or sql_type(kind) is None:
+        return None
+    if isinstance(kind, StructOf):
+        folded = {name.casefold(): inner for name, inner in value.items()} if isinstance(value, dict) else {}
+        return {
+            name: coerce(value[name] if name in value else folded.get(name.casefold()), inner)
+            for name, inner in kind.fields.items()
+            if sql_type(inner)
+        }
+    if isinstance(kind, ListOf):
+        return [coerce(item, kind.element) for item in value]
+    return _coerce_scalar(value, kind)
+
+
+def _coerce_scalar(value: Any, kind: Scalar) -> Any:
+    if kind == "VARCHAR":
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+    if kind == "DOUBLE":
+        try:
+            return float(value)
+        except OverflowError:
+            return float("inf") if value > 0 else float("-inf")
+    if kind == "BIGINT":
+        return int(value)
+    if kind == "TIMESTAMP":
+        moment = value if isinstance(value, dt.datetime) else dt.datetime(value.year, value.month, value.day)
+        return moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    return value
+
+
+def to_dict(kind: FieldType) -> Any:
+    """Return a JSON form of a type."""
+    if isinstance(kind, StructOf):
+        return {"struct": {name: to_dict(inner) for name, inner in kind.fields.items()}}
+    if isinstance(kind, ListOf):
+        return {"list": to_dict(kind.element)}
+    return kind
+
+
+def from_dict(form: Any) -> FieldType:
+    """Return the type of its JSON form."""
+    if isinstance(form, dict) and "struct" in form:
+        return StructOf({name: from_dict(inner) for name, inner in form["struct"].items()})
+    if isinstance(form, dict):
+        return ListOf(from_dict(form["list"]))
+    scalar: Scalar = form
+    return scalar
+
+
+def quoted(name: str) -> str:
+    """Return a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _widen_struct(left: StructOf, right: StructOf) -> StructOf:
+    fields = dict(left.fields)
+    spelling = {name.casefold(): name for name in fields}
+    for name, kind in right.fields.items():
+        known = spelling.setdefault(name.casefold(), name)
+        fields[known] = widen(fields[known], kind) if known in fields else kind
+    return StructOf(fields)
+
+
+def _is_column_name(name: str) -> bool:
+    return bool(name) and "\0" not in name

@@ -1,0 +1,164 @@
+"""SQL for the table of objects: where each payload is, how many records name it, and what was applied to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import duckdb
+
+from tensordb.catalog.rows import scalar
+
+
+class ObjectRow(NamedTuple):
+    """Where an object's payload is: in a segment, or inline in `payload`."""
+
+    object_id: bytes
+    stored_nbytes: int
+    segment: int | None
+    position: int | None
+    payload: bytes | None
+
+
+class NewObject(NamedTuple):
+    """An object about to be named by records; the fields are the table's columns in order.
+
+    Attributes:
+        refs: How many records of this write name it.
+        segment: Segment that holds the payload, None when it is inline.
+        position: Byte offset of the payload in its segment.
+        payload: The payload itself when it is inline.
+    """
+
+    object_id: bytes
+    content_id: bytes
+    refs: int
+    raw_nbytes: int
+    stored_nbytes: int
+    compression: str
+    quantization: str
+    relative_l2: float
+    max_abs: float
+    segment: int | None
+    position: int | None
+    payload: bytes | None
+
+
+_LOCATION = "object_id, stored_nbytes, segment, position, payload"
+
+
+def fetch(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[bytes, ObjectRow]:
+    """Return the objects of these ids; ids that no object has are left out."""
+    if len(object_ids) == 1:
+        found = con.execute(f"SELECT {_LOCATION} FROM tensordb.objects WHERE object_id = ?", [object_ids[0]])
+    else:
+        found = con.execute(
+            f"SELECT {_LOCATION} FROM tensordb.objects WHERE object_id IN (SELECT unnest(?::BLOB[]))",
+            [list(object_ids)],
+        )
+    return {row[0]: ObjectRow(*row) for row in found.fetchall()}
+
+
+def existing(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> set[bytes]:
+    """Return which of these objects are stored."""
+    found = con.execute(
+        "SELECT object_id FROM tensordb.objects WHERE object_id IN (SELECT unnest(?::BLOB[]))", [list(object_ids)]
+    )
+    return {row[0] for row in found.fetchall()}
+
+
+def add(con: duckdb.DuckDBPyConnection, new: Sequence[NewObject]) -> None:
+    """Insert objects that are not stored yet; DuckDB raises ConstraintException for one that is."""
+    marks = ", ".join("?" * len(NewObject._fields))
+    for each in new:
+        con.execute(f"INSERT INTO tensordb.objects VALUES ({marks})", list(each))
+
+
+def add_references(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) -> None:
+    """Count more records that name objects; negative numbers take references away."""
+    con.execute(
+        "UPDATE tensordb.objects SET refs = refs + more.n "
+        "FROM (SELECT unnest(?::BLOB[]) AS id, unnest(?::BIGINT[]) AS n) more WHERE objects.object_id = more.id",
+        [list(counts), list(counts.values())],
+    )
+
+
+def release(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) -> None:
+    """Take references away, and delete the objects that no record names any more."""
+    if not counts:
+        return
+    add_references(con, {object_id: -count for object_id, count in counts.items()})
+    con.execute(
+        "DELETE FROM tensordb.objects WHERE refs <= 0 AND object_id IN (SELECT unnest(?::BLOB[]))", [list(counts)]
+    )
+
+
+def inline_nbytes(con: duckdb.DuckDBPyConnection) -> int:
+    """Return the bytes of all inline payloads."""
+    return int(
+        scalar(con.execute("SELECT coalesce(sum(stored_nbytes), 0) FROM tensordb.objects WHERE segment IS NULL"))
+    )
+
+
+def inline(con: duckdb.DuckDBPyConnection, limit: int) -> list[ObjectRow]:
+    """Return up to `limit` objects whose payloads are inline."""
+    rows = con.execute(f"SELECT {_LOCATION} FROM tensordb.objects WHERE segment IS NULL LIMIT {limit}").fetchall()
+    return [ObjectRow(*row) for row in rows]
+
+
+def in_segment(con: duckdb.DuckDBPyConnection, segment: int) -> list[ObjectRow]:
+    """Return the objects whose payloads are in a segment, in the order of their places."""
+    rows = con.execute(
+        f"SELECT {_LOCATION} FROM tensordb.objects WHERE segment = ? ORDER BY position", [segment]
+    ).fetchall()
+    return [ObjectRow(*row) for row in rows]
+
+
+def live_nbytes(con: duckdb.DuckDBPyConnection) -> dict[int, int]:
+    """Return the bytes of live payloads in each segment."""
+    rows = con.execute(
+        "SELECT segment, sum(stored_nbytes) FROM tensordb.objects WHERE segment IS NOT NULL GROUP BY segment"
+    ).fetchall()
+    return {segment: int(total) for segment, total in rows}
+
+
+def move(con: duckdb.DuckDBPyConnection, places: Mapping[bytes, tuple[int, int]]) -> None:
+    """Point objects to new (segment, position) places; a payload that was inline leaves the catalog."""
+    con.executemany(
+        "UPDATE tensordb.objects SET segment = ?, position = ?, payload = NULL WHERE object_id = ?",
+        [[segment, position, object_id] for object_id, (segment, position) in places.items()],
+    )
+
+
+class Total(NamedTuple):
+    """Sums over the objects of one compression and quantization; errors are the worst."""
+
+    compression: str
+    quantization: str
+    objects: int
+    records: int
+    original_nbytes: int
+    stored_nbytes: int
+    relative_l2: float
+    max_abs: float
+
+
+def totals(con: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> list[Total]:
+    """Return the sums over the objects that the records of these tables name, each object counted once.
+
+    `original_nbytes` is what the records' tensors take raw: one that is stored once for two records counts twice.
+    """
+    if not tables:
+        return []
+    named = " UNION ALL ".join(f"SELECT object_id, spec_id FROM {table}" for table in tables)
+    rows = con.execute(f"""
+        WITH named AS (
+            SELECT r.object_id, count(*) AS records, sum(s.nbytes) AS nbytes
+            FROM ({named}) r JOIN tensordb.specs s USING (spec_id) GROUP BY r.object_id)
+        SELECT o.compression, o.quantization, count(*), sum(n.records), sum(n.nbytes), sum(o.stored_nbytes),
+               max(o.relative_l2), max(o.max_abs)
+        FROM named n JOIN tensordb.objects o USING (object_id)
+        GROUP BY o.compression, o.quantization ORDER BY sum(o.stored_nbytes) DESC""").fetchall()
+    return [
+        Total(c, q, int(o), int(r), int(raw), int(stored), l2, worst) for c, q, o, r, raw, stored, l2, worst in rows
+    ]

@@ -1,0 +1,237 @@
+"""SQL for the record tables: rows by id, by sequence number and by condition."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from tensordb.catalog import documents, fields, ids
+from tensordb.catalog.datasets import DatasetRow, source
+from tensordb.catalog.failures import user_sql
+from tensordb.catalog.rows import first, scalar
+
+Result = TypeVar("Result")
+
+_COLUMNS = "seq, record_id, created_at, object_id, page_row, spec_id, document"
+_INTERNAL = (
+    "r.seq AS _seq, r.object_id AS _object_id, r.page_row AS _page_row, r.spec_id AS _spec_id, "
+    "r.document AS _document, "
+)
+_FROM_INTERNAL = "_seq, record_id, created_at, _object_id, _page_row, _spec_id, _document"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which records of a dataset, in SQL of the user's.
+
+    Attributes:
+        where: Condition over the view's columns, None for all.
+        params: Values bound to ``?`` (a sequence) or ``$name`` (a mapping) in the condition.
+        order_by: ORDER BY expressions, None for insertion order, which also breaks ties.
+        limit: Largest number of records.
+    """
+
+    where: str | None = None
+    params: Sequence[Any] | Mapping[str, Any] | None = None
+    order_by: str | None = None
+    limit: int | None = None
+
+
+class RecordRow(NamedTuple):
+    """One record as the catalog knows it; `page_row` is None for a whole object, `created_at` is UTC without zone."""
+
+    seq: int
+    record_id: str
+    created_at: dt.datetime
+    object_id: bytes
+    page_row: int | None
+    spec_id: int
+    document: bytes | None
+
+
+@dataclass(frozen=True)
+class NewRecords:
+    """Columns of records about to be inserted, in insertion order.
+
+    Attributes:
+        first: Sequence number of the first; the others follow.
+        record_ids: The ids.
+        object_ids: The object of each record.
+        page_rows: Row in the object, None for a whole object.
+        spec_ids: Spec of each record's tensor.
+        documents: Normalized metadata of each record.
+    """
+
+    first: int
+    record_ids: list[str]
+    object_ids: list[bytes]
+    page_rows: list[int | None]
+    spec_ids: list[int]
+    documents: list[dict[str, Any] | None]
+
+
+def insert(con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords) -> None:
+    """Insert records; the dataset's metadata columns must fit already."""
+    created = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    struct = fields.sql_type(row.fields)
+    if len(new.record_ids) == 1:
+        _insert_one(con, row, new, created, struct)
+    else:
+        _insert_many(con, row, new, created, struct)
+
+
+def _insert_one(
+    con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords, created: dt.datetime, struct: str | None
+) -> None:
+    document = new.documents[0]
+    values: list[Any] = [new.first, new.record_ids[0], created, new.object_ids[0], new.page_rows[0], new.spec_ids[0]]
+    values.append(documents.pack(document))
+    if struct:
+        values.append(fields.coerce(document, row.fields) if document else None)
+    marks = ", ".join("?" * 7) + (f", ?::{struct}" if struct else "")
+    con.execute(f"INSERT INTO {row.table} VALUES ({marks})", values)
+
+
+def _insert_many(
+    con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords, created: dt.datetime, struct: str | None
+) -> None:
+    columns: dict[str, pa.Array] = {
+        "seq": pa.array(np.arange(new.first, new.first + len(new.record_ids))),
+        "record_id": pa.array(new.record_ids, pa.string()),
+        "object_id": pa.array(new.object_ids, pa.binary()),
+        "page_row": pa.array(new.page_rows, pa.int32()),
+        "spec_id": pa.array(new.spec_ids, pa.int32()),
+        "document": pa.array([documents.pack(each) for each in new.documents], pa.binary()),
+    }
+    if struct:
+        rows = [fields.coerce(each, row.fields) if each else None for each in new.documents]
+        columns["metadata"] = pa.array(rows, fields.arrow_type(row.fields))
+    con.register("incoming_records", pa.table(columns))
+    try:
+        con.execute(
+            f"INSERT INTO {row.table} SELECT seq, record_id, ?, object_id, page_row, spec_id, document"
+            f"{', metadata' if struct else ''} FROM incoming_records",
+            [created],
+        )
+    finally:
+        con.unregister("incoming_records")
+
+
+def last_sequence(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:
+    """Return the largest sequence number of a dataset, None when it is empty."""
+    number: int | None = scalar(con.execute(f"SELECT max(seq) FROM {row.table}"))
+    return number
+
+
+def by_id(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_id: str) -> RecordRow | None:
+    """Return one record."""
+    found = first(con.execute(f"SELECT {_COLUMNS} FROM {row.table} WHERE record_id = ?", [record_id]))
+    return RecordRow(*found) if found else None
+
+
+def by_ids(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: Sequence[str]) -> dict[str, RecordRow]:
+    """Return the records of many ids; ids that no record has are left out."""
+    found: dict[str, RecordRow] = {}
+    numbers = [number for each in record_ids if (number := ids.sequence_of(each, row.nonce)) is not None]
+    if numbers:  # a scan of integers costs less than as many index look-ups of text
+        found = {each.record_id: each for each in by_sequence(con, row, numbers)}
+    rest = [each for each in record_ids if each not in found]
+    if rest:
+        rows = con.execute(
+            f"SELECT {_COLUMNS} FROM {row.table} WHERE record_id IN (SELECT unnest(?::VARCHAR[]))", [rest]
+        ).fetchall()
+        found.update((each[1], RecordRow(*each)) for each in rows)
+    return found
+
+
+def by_sequence(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> list[RecordRow]:
+    """Return the records of these sequence numbers, in no particular order."""
+    rows = con.execute(
+        f"SELECT {_COLUMNS} FROM {row.table} WHERE seq IN (SELECT unnest(?::BIGINT[]))", [list(numbers)]
+    ).fetchall()
+    return [RecordRow(*each) for each in rows]
+
+
+def everything(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> list[RecordRow]:
+    """Return all records of a dataset in insertion order."""
+    rows = con.execute(f"SELECT {_COLUMNS} FROM {row.table} ORDER BY seq").fetchall()
+    return [RecordRow(*each) for each in rows]
+
+
+def select(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selection) -> list[RecordRow]:
+    """Return the records that a condition of the user's matches, in his order or else of insertion."""
+    found = _run(con, row, _FROM_INTERNAL, selection, lambda result: result.fetchall())
+    return [RecordRow(*each) for each in found]
+
+
+def matching(
+    con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selection
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the sequence numbers of the records that match, in order: 8 bytes a record, no payloads."""
+    if selection == Selection():
+        # Rows lie in insertion order but for those that an update moved: sorting what is sorted costs little.
+        numbers = con.execute(f"SELECT seq FROM {row.table}").fetchnumpy()["seq"]
+        return np.sort(np.asarray(numbers, np.int64))
+    found = _run(con, row, "_seq", selection, lambda result: result.fetchnumpy())
+    return np.asarray(found["_seq"], np.int64)
+
+
+def count(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selection) -> int:
+    """Return how many records match."""
+    if selection.where is None:
+        return int(scalar(con.execute(f"SELECT count(*) FROM {row.table}")))
+    return int(_run(con, row, "count(*)", selection, scalar, ordered=False))
+
+
+def set_document(con: duckdb.DuckDBPyConnection, row: DatasetRow, seq: int, document: dict[str, Any] | None) -> None:
+    """Replace one record's metadata; the metadata columns must fit already."""
+    struct = fields.sql_type(row.fields)
+    values: list[Any] = [documents.pack(document)]
+    if struct:
+        values.append(fields.coerce(document, row.fields) if document else None)
+    assignments = "document = ?" + (f", metadata = ?::{struct}" if struct else "")
+    con.execute(f"UPDATE {row.table} SET {assignments} WHERE seq = ?", [*values, seq])
+
+
+def delete(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> dict[bytes, int]:
+    """Delete records by sequence number; return how many named each object."""
+    rows = con.execute(
+        f"DELETE FROM {row.table} WHERE seq IN (SELECT unnest(?::BIGINT[])) RETURNING object_id", [list(numbers)]
+    ).fetchall()
+    counts: dict[bytes, int] = {}
+    for (object_id,) in rows:
+        counts[object_id] = counts.get(object_id, 0) + 1
+    return counts
+
+
+def references(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> dict[bytes, int]:
+    """Return how many records of a dataset name each object."""
+    return dict(con.execute(f"SELECT object_id, count(*) FROM {row.table} GROUP BY object_id").fetchall())
+
+
+def _run(
+    con: duckdb.DuckDBPyConnection,
+    row: DatasetRow,
+    columns: str,
+    selection: Selection,
+    read: Callable[[duckdb.DuckDBPyConnection], Result],
+    ordered: bool = True,
+) -> Result:
+    # A comment at the end of the user's text must not swallow what follows: hence the line breaks.
+    text = f"SELECT {columns} FROM ({source(row, _INTERNAL)})"
+    if selection.where is not None:
+        text += f" WHERE (\n{selection.where}\n)"
+    if ordered:
+        text += " ORDER BY " + (f"{selection.order_by}\n, _seq" if selection.order_by is not None else "_seq")
+    if selection.limit is not None:
+        text += f" LIMIT {selection.limit}"
+    known = ", ".join(row.fields.fields) or "none"
+    named = selection.where if selection.where is not None else selection.order_by
+    with user_sql(named, f" (metadata fields of {row.name!r}: {known})"):
+        return read(con.execute(text, selection.params) if selection.params else con.execute(text))

@@ -1,0 +1,295 @@
+"""One open catalog: blocks that read or write it, transactions, and what may be remembered between them.
+
+Invariants:
+- A write block is one transaction, or a part of the one around it. Payloads are made durable before COMMIT.
+- DuckDB has no savepoints: an error that comes after a change began dooms the whole transaction, and leaving it
+  raises, even when the caller swallowed the error. Errors found by checks before any change do not.
+- COMMIT may raise after it became durable. A write leaves a probe, a query that is true only once it is committed,
+  and after such an error the probe decides.
+- What is remembered of the catalog holds while its connection stays open (nobody else can write then), and is
+  forgotten when the connection was reopened or a transaction rolled back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from tensordb.catalog import datasets, objects, records, specs
+from tensordb.catalog.datasets import DatasetRow
+from tensordb.catalog.failures import translate, translated
+from tensordb.catalog.lease import CatalogLease
+from tensordb.catalog.rows import first
+from tensordb.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DatasetNotFoundError,
+    InvalidInputError,
+    InvalidQueryError,
+    NotFoundError,
+    ReadOnlyError,
+)
+from tensordb.model import TensorSpec
+
+Probe = tuple[str, list[Any]]
+
+
+@dataclass
+class Known:
+    """What is remembered of the catalog while its connection stays open."""
+
+    datasets: dict[str, DatasetRow] = field(default_factory=dict)
+    last_seq: dict[int, int | None] = field(default_factory=dict)
+    inline_nbytes: int | None = None
+    specs: dict[int, TensorSpec] = field(default_factory=dict)
+    spec_ids: dict[TensorSpec, int] = field(default_factory=dict)
+
+
+class Catalog:
+    """The catalog of one database, shared by the threads of this process."""
+
+    def __init__(
+        self,
+        lease: CatalogLease,
+        *,
+        read_only: bool,
+        writing: Callable[[], AbstractContextManager[None]],
+        before_commit: Callable[[], None],
+    ) -> None:
+        """Bind a lease; `writing` guards payloads until a commit names them, `before_commit` makes them durable."""
+        self._lease = lease
+        self._read_only = read_only
+        self._writing = writing
+        self._before_commit = before_commit
+        # All of these are touched only by the thread that holds the connection.
+        self._known = Known()
+        self._epoch = -1
+        self._depth = 0
+        self._in_transaction = False
+        self._changes = 0
+        self._doomed_by: BaseException | None = None
+        self._probe: Probe | None = None
+
+    @contextmanager
+    def read(self, doing: str = "reading the catalog") -> Iterator[duckdb.DuckDBPyConnection]:
+        """Hold the catalog for reading."""
+        with self._lease.connection(write=False) as con:
+            self._refresh()
+            if not self._depth:
+                with translated(doing):
+                    yield con
+                return
+            with self._dooming(), translated(doing):
+                yield con
+
+    @contextmanager
+    def write(self, doing: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Hold the catalog for one write, atomic by itself or as a part of the transaction around it."""
+        self._check_writable(doing)
+        with self._settled(doing), self._lease.connection(write=True) as con:
+            self._refresh()
+            if self._depth:
+                with self._dooming(), translated(doing):
+                    yield con
+                    self._changes += 1
+                return
+            with self._outermost(con, doing), translated(doing):
+                self._in_transaction = False
+                yield con
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make the writes of a block all or nothing."""
+        doing = "a transaction"
+        self._check_writable(doing)
+        with self._settled(doing), self._lease.connection(write=True) as con:
+            self._refresh()
+            if not self._depth:
+                with self._outermost(con, doing):
+                    self._in_transaction = True
+                    yield
+                return
+            before = self._changes
+            try:
+                yield
+            except BaseException as error:
+                if self._changes != before:  # a part of the outer transaction cannot be undone by itself
+                    self._doomed_by = self._doomed_by or error
+                raise
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the block that this thread is in belongs to a `transaction`; meaningful only inside a block."""
+        return self._depth > 0 and self._in_transaction
+
+    def expect(self, probe: Probe) -> None:
+        """Leave a query that returns a true value exactly when the current write is committed."""
+        self._probe = probe
+
+    def dataset(self, con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow:
+        """Return the dataset of this name.
+
+        Raises:
+            DatasetNotFoundError: There is none; the message lists some that exist.
+        """
+        row = self._known.datasets.get(name)
+        if row is None:
+            if not isinstance(name, str):
+                raise InvalidInputError(f"a dataset name is text, not {type(name).__name__}: {name!r}")
+            row = datasets.fetch(con, name)
+            if row is None:
+                names = ", ".join(repr(each.name) for each in datasets.fetch_all(con)[:10]) or "none"
+                raise DatasetNotFoundError(
+                    f"no dataset is named {name!r} (there are: {names}); create_dataset makes one"
+                )
+            self._known.datasets[name] = row
+        return row
+
+    def remember_dataset(self, row: DatasetRow) -> None:
+        """Take over a dataset's changed state."""
+        self._known.datasets[row.name] = row
+
+    def forget(self) -> None:
+        """Drop everything remembered."""
+        self._known = Known()
+
+    def last_seq(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:
+        """Return the largest sequence number of a dataset."""
+        if row.dataset_id not in self._known.last_seq:
+            self._known.last_seq[row.dataset_id] = records.last_sequence(con, row)
+        return self._known.last_seq[row.dataset_id]
+
+    def forget_sequence(self, row: DatasetRow) -> None:
+        """Have the largest sequence number looked up again after records were inserted or deleted."""
+        self._known.last_seq.pop(row.dataset_id, None)
+
+    def advance(self, row: DatasetRow, seq: int) -> None:
+        """Remember the largest sequence number after an insert."""
+        self._known.last_seq[row.dataset_id] = seq
+
+    def inline_nbytes(self, con: duckdb.DuckDBPyConnection) -> int:
+        """Return the bytes of inline payloads."""
+        if self._known.inline_nbytes is None:
+            self._known.inline_nbytes = objects.inline_nbytes(con)
+        return self._known.inline_nbytes
+
+    def add_inline_nbytes(self, nbytes: int) -> None:
+        """Count an inline payload that was just inserted."""
+        if self._known.inline_nbytes is not None:
+            self._known.inline_nbytes += nbytes
+
+    def forget_inline_nbytes(self) -> None:
+        """Have the bytes of inline payloads summed again after objects were deleted or moved."""
+        self._known.inline_nbytes = None
+
+    def spec_id(self, con: duckdb.DuckDBPyConnection, spec: TensorSpec, nbytes: int) -> int:
+        """Return the number of a spec, adding it when it is new (inside a write)."""
+        number = self._known.spec_ids.get(spec)
+        if number is None:
+            number = specs.find(con, spec)
+            if number is None:
+                number = specs.add(con, spec, nbytes)
+            self._known.spec_ids[spec] = number
+        return number
+
+    def close(self) -> None:
+        """Close the connection; doing it twice is fine."""
+        self._lease.close()
+
+    def _check_writable(self, doing: str) -> None:
+        if self._read_only:
+            raise ReadOnlyError(f"{doing}: the database was opened with read_only=True; open it without to write")
+
+    def _refresh(self) -> None:
+        if self._lease.epoch != self._epoch:
+            self.forget()
+            self._epoch = self._lease.epoch
+        if self._depth and self._doomed_by is not None:
+            raise ConflictError(
+                f"this transaction can only roll back, after: {self._doomed_by}; leave the block and repeat it"
+            ) from self._doomed_by
+
+    @contextmanager
+    def _dooming(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            checked = isinstance(error, NotFoundError | AlreadyExistsError | InvalidInputError)
+            if not checked or isinstance(error, InvalidQueryError):
+                self._doomed_by = error
+            raise
+
+    @contextmanager
+    def _outermost(self, con: duckdb.DuckDBPyConnection, doing: str) -> Iterator[None]:
+        epoch = self._lease.epoch
+        with self._writing():
+            with translated(doing):
+                con.execute("BEGIN")
+            self._depth, self._changes, self._doomed_by, self._probe = 1, 0, None, None
+            try:
+                yield
+                self._check_committable(epoch)
+                self._before_commit()
+                self._commit(con)
+            except BaseException:
+                if self._lease.epoch == epoch:  # else this is a forked child, and the transaction is its parent's
+                    self._roll_back(con)
+                raise
+            finally:
+                self._depth = 0
+
+    def _check_committable(self, epoch: int) -> None:
+        if self._lease.epoch != epoch:
+            raise ConflictError("this process was forked inside a transaction, which only its parent can commit")
+        if self._doomed_by is not None:
+            raise ConflictError(
+                f"the transaction was rolled back, because of an error inside: {self._doomed_by}"
+            ) from self._doomed_by
+
+    def _commit(self, con: duckdb.DuckDBPyConnection) -> None:
+        try:
+            con.execute("COMMIT")
+        except duckdb.Error as error:
+            self._lease.discard()
+            raise _CommitRaisedError(error) from error
+
+    @contextmanager
+    def _settled(self, doing: str) -> Iterator[None]:
+        """Decide about a COMMIT that raised, after its connection was left: was it durable, all is well."""
+        try:
+            yield
+        except _CommitRaisedError as raised:
+            if not self._is_committed():
+                raise translate(raised.error, doing) from raised.error
+
+    def _is_committed(self) -> bool:
+        if self._probe is None:
+            return False
+        with self._lease.connection(write=False) as con:
+            self._refresh()
+            try:
+                row = first(con.execute(*self._probe))
+            except duckdb.CatalogException:  # not even the table is there
+                return False
+            return bool(row and row[0])
+
+    def _roll_back(self, con: duckdb.DuckDBPyConnection) -> None:
+        self.forget()
+        try:
+            con.execute("ROLLBACK")
+        except duckdb.Error:
+            # Nothing to roll back, or a connection that failed for good: the next block opens a new one, and what
+            # was not committed is gone with this one.
+            self._lease.discard()
+
+
+class _CommitRaisedError(Exception):
+    """COMMIT raised, which does not mean that it did not take effect."""
+
+    def __init__(self, error: duckdb.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
