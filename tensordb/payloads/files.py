@@ -1,0 +1,97 @@
+"""System calls on segment files, made whole: partial writes go on, syncs reach the disk, errors get a remedy."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tensordb.errors import StorageFullError, StoreError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BUSY = {errno.EAGAIN, errno.EACCES}
+_BUFFERS_PER_CALL = max(os.sysconf("SC_IOV_MAX"), 16)  # -1 where the system does not say
+_BYTES_PER_CALL = 1 << 30  # macOS refuses 2 GiB in one call, Linux writes less than asked
+
+
+def store_error(action: str, path: str | Path, error: OSError) -> StoreError:
+    """Return the error to raise for a failed system call: `StorageFullError` when space is what was missing."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return StorageFullError(
+            f"{action} {path} failed: {reason}. Nothing stored before is affected; free space on that disk, "
+            "or raise the quota or file size limit, and try again"
+        )
+    return StoreError(
+        f"{action} {path} failed: {reason}. Nothing stored before is affected; check that the folder exists, "
+        "that its permissions allow this, and that the disk and the limit on open files are in order"
+    )
+
+
+def write_all(descriptor: int, views: list[memoryview]) -> None:
+    """Write every byte of the flat byte views at the file's position, in as few calls as the system allows."""
+    nbytes = sum(map(len, views))
+    if len(views) <= _BUFFERS_PER_CALL and nbytes <= _BYTES_PER_CALL:
+        written = os.writev(descriptor, views)
+        if written == nbytes:
+            return
+        views = _after(views, written)
+    for batch in _batches(views):
+        pending = batch
+        while pending:
+            pending = _after(pending, os.writev(descriptor, pending))
+
+
+def _batches(views: list[memoryview]) -> Iterator[list[memoryview]]:
+    batch: list[memoryview] = []
+    room = _BYTES_PER_CALL
+    for view in views:
+        for start in range(0, len(view), _BYTES_PER_CALL):
+            piece = view[start : start + _BYTES_PER_CALL] if len(view) > _BYTES_PER_CALL else view
+            if len(batch) == _BUFFERS_PER_CALL or len(piece) > room:
+                yield batch
+                batch, room = [], _BYTES_PER_CALL
+            batch.append(piece)
+            room -= len(piece)
+    if batch:
+        yield batch
+
+
+def _after(views: list[memoryview], written: int) -> list[memoryview]:
+    """Return what is left of the views once their first `written` bytes are on their way."""
+    for index, view in enumerate(views):
+        if written < len(view):
+            return [view[written:], *views[index + 1 :]]
+        written -= len(view)
+    return []
+
+
+def sync_file(descriptor: int) -> None:
+    """Return once the file's bytes and size are on the disk."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync alone stops at the drive's cache there
+    else:
+        os.fdatasync(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Return once the directory's entries are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Take the file's flock if nobody else holds it; return whether it was taken."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _BUSY:
+            return False
+        raise
+    return True
