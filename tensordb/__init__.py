@@ -1,1 +1,63 @@
-"""A tensor database for PyTorch, embedded like DuckDB or SQLite."""
+"""A tensor database for PyTorch, embedded like DuckDB or SQLite: open a folder, store tensors, ask in SQL."""
+
+from tensordb.datasets.record import Page, Record
+from tensordb.datasets.statistics import CompressionStats
+from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
+from tensordb.errors import (
+    AlreadyExistsError,
+    CheckpointNotFoundError,
+    ConflictError,
+    DatabaseBusyError,
+    DatasetNotFoundError,
+    FormatError,
+    IntegrityError,
+    InvalidInputError,
+    InvalidQueryError,
+    MissingDependencyError,
+    NotFoundError,
+    ReadOnlyError,
+    SchemaValidationError,
+    StorageFullError,
+    StoreError,
+    TensorDBError,
+    TensorNotFoundError,
+    UnknownPresetError,
+)
+from tensordb.maintenance import DamagedRecord, VerifyReport
+from tensordb.model import Encoding, MeasuredError, TensorSpec
+from tensordb.storage import TensorStorage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "COMPRESSION_PRESETS",
+    "AlreadyExistsError",
+    "CheckpointNotFoundError",
+    "CompressionConfig",
+    "CompressionStats",
+    "ConflictError",
+    "DamagedRecord",
+    "DatabaseBusyError",
+    "DatasetNotFoundError",
+    "Encoding",
+    "FormatError",
+    "IntegrityError",
+    "InvalidInputError",
+    "InvalidQueryError",
+    "MeasuredError",
+    "MissingDependencyError",
+    "NotFoundError",
+    "Page",
+    "ReadOnlyError",
+    "Record",
+    "SchemaValidationError",
+    "StorageFullError",
+    "StoreError",
+    "TensorDBError",
+    "TensorNotFoundError",
+    "TensorSpec",
+    "TensorStorage",
+    "UnknownPresetError",
+    "VerifyReport",
+    "get_compression_preset",
+]

@@ -1,0 +1,1 @@
+"""Datasets of records: create, insert, find, sample, page through, change and delete."""

@@ -1,0 +1,276 @@
+"""Putting tensors into a dataset.
+
+Everything is checked, encoded and written before the catalog is held; one write block then names it all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import torch
+
+from tensordb import tensors
+from tensordb.catalog import datasets, documents, fields, ids, records
+from tensordb.catalog.datasets import DatasetRow
+from tensordb.catalog.records import NewRecords
+from tensordb.datasets.batching import Batch, batches, metadata_length, metadata_rows
+from tensordb.datasets.lookup import check_id
+from tensordb.datasets.schema import DatasetSchema
+from tensordb.encoding.pipeline import EncodedTensor, encode
+from tensordb.encoding.presets import CompressionConfig
+from tensordb.engine import Database, Stored
+from tensordb.errors import AlreadyExistsError, InvalidInputError
+from tensordb.model import TensorSpec
+
+_AHEAD = 2
+"""Batches being encoded while one is written."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What never changes of a dataset once it is created."""
+
+    dataset_id: int
+    schema: DatasetSchema
+    config: CompressionConfig | None
+
+
+@dataclass
+class _Incoming:
+    """Objects on their way into the catalog, and the records that will name them, by position."""
+
+    stored: dict[bytes, Stored] = field(default_factory=dict)
+    refs: dict[bytes, int] = field(default_factory=dict)
+    places: dict[int, tuple[bytes, int | None, TensorSpec]] = field(default_factory=dict)
+
+    def add(self, batch: Batch, stored: Stored) -> None:
+        object_id, spec = stored.encoded.object_id, stored.encoded.spec
+        self.stored.setdefault(object_id, stored)
+        self.refs[object_id] = self.refs.get(object_id, 0) + len(batch.positions)
+        record_spec = TensorSpec(spec.dtype, spec.shape[1:]) if batch.is_page else spec
+        for row, position in enumerate(batch.positions):
+            self.places[position] = (object_id, row if batch.is_page else None, record_spec)
+
+
+class Inserter:
+    """Inserts into the datasets of one database, and remembers their settings between calls."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._settings: dict[str, _Settings] = {}
+
+    def insert(
+        self, name: str, tensor: torch.Tensor, metadata: Any, record_id: str | None, default: CompressionConfig
+    ) -> str:
+        """Insert one record and return its id."""
+        given = None if record_id is None else [check_id(record_id)]
+        document = documents.normalize(metadata)
+        owned = tensors.snapshot(tensor)
+        settings = self._settings_of(name)
+        settings.schema.check_spec(tensors.spec_of(owned))
+        settings.schema.check_metadata(document)
+        encoded = encode(owned, settings.config or default)
+        incoming = _Incoming()
+        with self._db.payloads.writing():
+            incoming.add(Batch([0], owned, False), self._db.writer.append(encoded, look=True))
+            self._make_durable()
+            try:
+                return self._commit(name, settings, incoming, given, [document], guess=True)[0]
+            except _ObjectExistsError:  # an equal tensor was stored before, which is rare enough to try without a look
+                return self._commit(name, settings, incoming, given, [document])[0]
+
+    def insert_many(
+        self,
+        name: str,
+        source: torch.Tensor | Iterable[torch.Tensor],
+        metadata: Any,
+        record_ids: Sequence[str] | None,
+        default: CompressionConfig,
+        progress: bool,
+    ) -> list[str]:
+        """Insert records in one commit and return their ids."""
+        given = None if record_ids is None else _check_ids(record_ids)
+        expected = _expected(source, metadata, given)
+        settings = self._settings_of(name)
+        incoming = _Incoming()
+        with self._db.payloads.writing(), _progress_bar(progress, expected, f"insert into {name}") as bar:
+            for batch, encoded in self._encoded(_checked(batches(source), settings), settings.config or default):
+                incoming.add(batch, self._db.writer.append(encoded, look=not batch.is_page))
+                if bar is not None:
+                    bar.update(len(batch.positions))
+            total = len(incoming.places)
+            written = _documents(metadata, total, settings)
+            if given is not None and len(given) != total:
+                raise InvalidInputError(f"{len(given)} record ids were given for {total} tensors; they must match")
+            if not total:
+                return []
+            self._make_durable()
+            return self._commit(name, settings, incoming, given, written)
+
+    def _encoded(self, source: Iterator[Batch], config: CompressionConfig) -> Iterator[tuple[Batch, EncodedTensor]]:
+        """Yield each batch with its encoding, working a few batches ahead so that encoding and writing overlap."""
+        pending: deque[tuple[Batch, Future[EncodedTensor]]] = deque()
+        with ThreadPoolExecutor(_AHEAD) as pool:
+            for batch in source:
+                pending.append((batch, pool.submit(encode, batch.tensor, config, page=batch.is_page)))
+                if len(pending) > _AHEAD:
+                    ready, future = pending.popleft()
+                    yield ready, future.result()
+            for ready, future in pending:
+                yield ready, future.result()
+
+    def _make_durable(self) -> None:
+        # Outside of the catalog's block; the commit does it again for what a transaction left pending.
+        self._db.payloads.flush()
+
+    def _settings_of(self, name: str) -> _Settings:
+        known = self._settings.get(name) if isinstance(name, str) else None
+        if known is None:
+            with self._db.catalog.read() as con:
+                known = self._remember(self._db.catalog.dataset(con, name))
+        return known
+
+    def _remember(self, row: DatasetRow) -> _Settings:
+        config = None if row.config is None else CompressionConfig.from_dict(row.config)
+        settings = _Settings(row.dataset_id, DatasetSchema.parse(row.schema), config)
+        self._settings[row.name] = settings
+        return settings
+
+    def _commit(
+        self,
+        name: str,
+        settings: _Settings,
+        incoming: _Incoming,
+        record_ids: list[str] | None,
+        written: Sequence[dict[str, Any] | None],
+        *,
+        guess: bool = False,
+    ) -> list[str]:
+        with self._db.catalog.write(f"inserting into {name!r}") as con:
+            row = self._db.catalog.dataset(con, name)
+            if row.dataset_id != settings.dataset_id:
+                self._recheck(row, incoming, written)
+            if record_ids is not None:
+                _check_free(con, row, record_ids)
+            row = datasets.adapt_fields(con, row, fields.struct_of(written))
+            self._db.catalog.remember_dataset(row)
+            self._name(con, incoming, guess=guess and not self._db.catalog.in_transaction)
+            return self._insert_rows(con, row, incoming, record_ids, written)
+
+    def _name(self, con: duckdb.DuckDBPyConnection, incoming: _Incoming, *, guess: bool) -> None:
+        try:
+            self._db.writer.name(con, list(incoming.stored.values()), incoming.refs, guess=guess)
+        except duckdb.ConstraintException as error:
+            if guess:
+                raise _ObjectExistsError from error
+            raise
+
+    def _recheck(self, row: DatasetRow, incoming: _Incoming, written: Sequence[dict[str, Any] | None]) -> None:
+        """Check against a dataset that took the place of the remembered one."""
+        schema = self._remember(row).schema
+        for _, _, spec in incoming.places.values():
+            schema.check_spec(spec)
+        for document in written:
+            schema.check_metadata(document)
+
+    def _insert_rows(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        row: DatasetRow,
+        incoming: _Incoming,
+        record_ids: list[str] | None,
+        written: Sequence[dict[str, Any] | None],
+    ) -> list[str]:
+        catalog = self._db.catalog
+        places = [incoming.places[position] for position in range(len(incoming.places))]
+        numbers = {
+            spec: catalog.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in {spec for _, _, spec in places}
+        }
+        first = ids.first_sequence(catalog.last_seq(con, row))
+        names = record_ids or ids.generated_ids(first, len(places), row.nonce)
+        new = NewRecords(
+            first,
+            names,
+            [object_id for object_id, _, _ in places],
+            [page_row for _, page_row, _ in places],
+            [numbers[spec] for _, _, spec in places],
+            list(written),
+        )
+        records.insert(con, row, new)
+        catalog.advance(row, first + len(places) - 1)
+        catalog.expect((f"SELECT 1 FROM {row.table} WHERE record_id = ?", [names[-1]]))
+        return names
+
+
+class _ObjectExistsError(Exception):
+    """A tensor taken for new has an equal one in the catalog; the write was rolled back."""
+
+
+def _checked(source: Iterator[Batch], settings: _Settings) -> Iterator[Batch]:
+    for batch in source:
+        spec = tensors.spec_of(batch.tensor)
+        settings.schema.check_spec(TensorSpec(spec.dtype, spec.shape[1:]) if batch.is_page else spec)
+        yield batch
+
+
+def _documents(metadata: Any, total: int, settings: _Settings) -> list[dict[str, Any] | None]:
+    """Return as many checked documents as there are tensors."""
+    rows = metadata_rows(metadata)
+    found = [document for document, _ in zip(rows, range(total), strict=False)]
+    if len(found) != total or (metadata is not None and next(rows, found) is not found):
+        raise InvalidInputError(f"metadata has not as many rows as there are tensors ({total}); they must match")
+    if settings.schema.metadata:
+        for document in found:
+            settings.schema.check_metadata(document)
+    return found
+
+
+def _expected(source: Any, metadata: Any, record_ids: list[str] | None) -> int | None:
+    """Return how many records will come, None if unknown; raise when lengths that are known differ."""
+    total = None
+    if isinstance(source, torch.Tensor):
+        total = source.shape[0] if source.ndim else None
+    elif hasattr(source, "__len__"):
+        total = len(source)
+    rows = metadata_length(metadata)
+    if total is not None and rows is not None and rows != total:
+        raise InvalidInputError(f"metadata has {rows} rows for {total} tensors; they must match")
+    if total is not None and record_ids is not None and len(record_ids) != total:
+        raise InvalidInputError(f"{len(record_ids)} record ids were given for {total} tensors; they must match")
+    return total
+
+
+def _check_ids(record_ids: Sequence[str]) -> list[str]:
+    if isinstance(record_ids, str):
+        raise InvalidInputError(f"record_ids is the text {record_ids!r}; give a list of ids")
+    checked = [check_id(each) for each in record_ids]
+    if len(set(checked)) != len(checked):
+        twice = next(each for position, each in enumerate(checked) if each in set(checked[:position]))
+        raise AlreadyExistsError(f"record_ids has {twice!r} twice; an id names one record")
+    return checked
+
+
+def _check_free(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: list[str]) -> None:
+    if len(record_ids) == 1:
+        single = records.by_id(con, row, record_ids[0])
+        taken = [single.record_id] if single else []
+    else:
+        taken = list(records.by_ids(con, row, record_ids))
+    if taken:
+        raise AlreadyExistsError(
+            f"dataset {row.name!r} has a record {taken[0]!r} already; delete it first or choose another id"
+        )
+
+
+def _progress_bar(wanted: bool, total: int | None, title: str) -> Any:
+    if not wanted:
+        return nullcontext()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=title, unit="record")

@@ -1,0 +1,188 @@
+"""Finding records: by id, by condition, in order, at random, page by page.
+
+Every function finds rows inside one catalog block, and decodes after it, without holding the catalog.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tensordb.catalog import documents, records
+from tensordb.catalog.records import RecordRow, Selection
+from tensordb.datasets.record import Page, Record
+from tensordb.engine import Database, Located
+from tensordb.errors import InvalidInputError, TensorNotFoundError
+
+Where = str | Callable[[torch.Tensor, dict[str, Any]], bool] | None
+Params = Sequence[Any] | Mapping[str, Any] | None
+
+_SCAN_RECORDS = 1024
+"""Records whose rows are fetched at a time while scanning."""
+SCAN_NBYTES = 32 << 20
+"""Decoded bytes that a scan holds at a time, and at least one record."""
+
+
+def get(
+    db: Database,
+    name: str,
+    record_id: str,
+    *,
+    index: Any = None,
+    out: torch.Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Record:
+    """Return one record, or what `index` picks of its tensor."""
+    with db.catalog.read() as con:
+        row = records.by_id(con, db.catalog.dataset(con, name), check_id(record_id))
+        if row is None:
+            raise not_found(name, record_id)
+        located = db.reader.locate(con, name, [row])
+    tensor = db.reader.tensor(located, index=index, out=out)
+    return _record(located, row, tensor if device is None else tensor.to(device))
+
+
+def get_many(db: Database, name: str, record_ids: Sequence[str]) -> list[Record]:
+    """Return records in the order asked for; an id may come more than once."""
+    if isinstance(record_ids, str):
+        raise InvalidInputError(f"record_ids is the text {record_ids!r}; give a list of ids")
+    wanted = [check_id(each) for each in record_ids]
+    with db.catalog.read() as con:
+        found = records.by_ids(con, db.catalog.dataset(con, name), wanted) if wanted else {}
+        missing = [each for each in wanted if each not in found]
+        if missing:
+            raise not_found(name, missing[0], also=len(missing) - 1)
+        located = db.reader.locate(con, name, [found[each] for each in wanted])
+    return _records(db, located)
+
+
+def everything(db: Database, name: str) -> list[Record]:
+    """Return all records in insertion order."""
+    with db.catalog.read() as con:
+        located = db.reader.locate(con, name, records.everything(con, db.catalog.dataset(con, name)))
+    return _records(db, located)
+
+
+def select(db: Database, name: str, where: Where, selection: Selection) -> list[Record]:
+    """Return the records that match; payloads of others are not read unless `where` is a function."""
+    if callable(where):
+        return _filter(scan(db, name, Selection(order_by=selection.order_by)), where, selection.limit)
+    with db.catalog.read() as con:
+        located = db.reader.locate(con, name, records.select(con, db.catalog.dataset(con, name), selection))
+    return _records(db, located)
+
+
+def scan(db: Database, name: str, selection: Selection) -> Iterator[Record]:
+    """Iterate over the records that matched when the scan began, holding `SCAN_NBYTES` of decoded tensors at most.
+
+    A record that is deleted while the scan runs is left out if it was not reached yet.
+    """
+    numbers = sequence(db, name, selection)  # now, so that a bad argument shows here and not at the first record
+    return _scan(db, name, numbers if selection.limit is None else numbers[: selection.limit])
+
+
+def _scan(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Record]:
+    for start in range(0, len(numbers), _SCAN_RECORDS):
+        for part in _bounded(_locate(db, name, numbers[start : start + _SCAN_RECORDS])):
+            yield from _records(db, part)
+
+
+def sequence(db: Database, name: str, selection: Selection) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the sequence numbers of the records that match, in order."""
+    with db.catalog.read() as con:
+        unlimited = Selection(selection.where, selection.params, selection.order_by)
+        return records.matching(con, db.catalog.dataset(con, name), unlimited)
+
+
+def sample(db: Database, name: str, n_samples: int, seed: int | None, selection: Selection) -> list[Record]:
+    """Return records drawn uniformly without replacement, in random order."""
+    size = check_count(n_samples, "n_samples")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0):
+        raise InvalidInputError(f"seed {seed!r} is not an int from 0; None draws anew each time")
+    numbers = sequence(db, name, selection)
+    drawn = np.random.default_rng(seed).choice(numbers, min(size, len(numbers)), replace=False)
+    return _records(db, _locate(db, name, drawn))
+
+
+def page(db: Database, name: str, offset: int, limit: int, selection: Selection) -> Page:
+    """Return the page of `limit` records from `offset` on; every page costs the same."""
+    begin, size = check_count(offset, "offset"), check_count(limit, "limit")
+    numbers = sequence(db, name, selection)
+    found = _records(db, _locate(db, name, numbers[begin : begin + size]))
+    return Page(found, offset=begin, limit=size, total=len(numbers))
+
+
+def check_id(record_id: Any) -> str:
+    """Return a record id; raise InvalidInputError unless it is text."""
+    if not isinstance(record_id, str):
+        raise InvalidInputError(f"a record id is text, not {type(record_id).__name__}: {record_id!r}")
+    return record_id
+
+
+def check_count(value: Any, what: str) -> int:
+    """Return a number from 0; raise InvalidInputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise InvalidInputError(f"{what} is {value!r}; it must be an int from 0")
+    return int(value)
+
+
+def not_found(name: str, record_id: str, *, also: int = 0) -> TensorNotFoundError:
+    """Return the error for an id that no record has."""
+    more = f" (and {also} more of the ids)" if also else ""
+    return TensorNotFoundError(f"dataset {name!r} has no record {record_id!r}{more}; query() lists those it has")
+
+
+def _locate(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Located:
+    wanted = numbers.tolist()
+    with db.catalog.read() as con:
+        found = records.by_sequence(con, db.catalog.dataset(con, name), wanted) if wanted else []
+        place = {number: position for position, number in enumerate(wanted)}
+        return db.reader.locate(con, name, sorted(found, key=lambda row: place[row.seq]))
+
+
+def _bounded(located: Located) -> Iterator[Located]:
+    part: list[RecordRow] = []
+    nbytes = 0
+    for row in located.rows:
+        size = located.encoding_of(row).original_nbytes
+        if part and nbytes + size > SCAN_NBYTES:
+            yield Located(located.dataset, part, located.sources)
+            part, nbytes = [], 0
+        part.append(row)
+        nbytes += size
+    if part:
+        yield Located(located.dataset, part, located.sources)
+
+
+def _filter(
+    candidates: Iterator[Record], keep: Callable[[torch.Tensor, dict[str, Any]], bool], limit: int | None
+) -> list[Record]:
+    kept: list[Record] = []
+    if limit == 0:
+        return kept
+    for record in candidates:
+        if keep(record.tensor, record.metadata):
+            kept.append(record)
+            if len(kept) == limit:
+                break
+    return kept
+
+
+def _records(db: Database, located: Located) -> list[Record]:
+    decoded = db.reader.tensors(located)
+    return [_record(located, row, tensor) for row, tensor in zip(located.rows, decoded, strict=True)]
+
+
+def _record(located: Located, row: RecordRow, tensor: torch.Tensor) -> Record:
+    return Record(
+        row.record_id,
+        located.dataset,
+        tensor,
+        documents.unpack(row.document),
+        row.created_at.replace(tzinfo=dt.UTC),
+        located.encoding_of(row),
+    )

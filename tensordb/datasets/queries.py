@@ -1,0 +1,77 @@
+"""SQL of the user's: conditions checked before they run, whole statements, and the overview of all datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from tensordb.catalog import datasets
+from tensordb.catalog.failures import user_sql
+from tensordb.catalog.records import Selection
+from tensordb.datasets.lookup import Params, check_count
+from tensordb.datasets.statistics import compression_stats
+from tensordb.engine import Database
+from tensordb.errors import InvalidInputError, InvalidQueryError
+
+_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
+
+
+def selection(where: Any, params: Params = None, order_by: str | None = None, limit: int | None = None) -> Selection:
+    """Return the arguments of a query as a Selection; a function as `where` selects everything at first."""
+    if callable(where):
+        if params is not None:
+            raise InvalidInputError("params bind values in an SQL condition; a function takes none")
+        where = None
+    for text, what in ((where, "where"), (order_by, "order_by")):
+        if text is not None and (not isinstance(text, str) or not text.strip()):
+            raise InvalidInputError(f"{what} is {text!r}; give SQL text such as 'metadata.loss < 1', or None")
+    if params is not None and (isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping)):
+        raise InvalidInputError(f"params is {params!r}; give a sequence for ?, or a mapping for $name")
+    if params and where is None and order_by is None:
+        raise InvalidInputError(f"params {params!r} were given without a condition to bind them in")
+    return Selection(where, params, order_by, None if limit is None else check_count(limit, "limit"))
+
+
+def sql(db: Database, query: str, params: Params) -> pa.Table:
+    """Run one statement that only reads."""
+    if not isinstance(query, str) or not query.strip():
+        raise InvalidInputError(f"query is {query!r}; give one SQL statement")
+    with db.catalog.read() as con, user_sql(query):
+        _check_reads(con, query)
+        if db.catalog.in_transaction:
+            # DuckDB refuses a statement that changes data below the top level.
+            return _run(con, f"SELECT * FROM (\n{query.strip().rstrip(';')}\n)", params)
+        con.execute("BEGIN TRANSACTION READ ONLY")
+        try:
+            return _run(con, query, params)
+        finally:
+            con.execute("ROLLBACK")
+
+
+def overview(db: Database) -> list[tuple[str, ...]]:
+    """Return name, records, raw bytes, stored bytes and ratio of each dataset, as text."""
+    with db.catalog.read() as con:
+        names = [row.name for row in datasets.fetch_all(con)]
+    rows: list[tuple[str, ...]] = []
+    for name in names:
+        stats = compression_stats(db, name)
+        rows.append(
+            (name, f"{stats.records:,}", f"{stats.original_nbytes:,}", f"{stats.stored_nbytes:,}", f"{stats.ratio:.3f}")
+        )
+    return rows
+
+
+def _run(con: duckdb.DuckDBPyConnection, query: str, params: Params) -> pa.Table:
+    return con.sql(query, params=params or None).to_arrow_table()
+
+
+def _check_reads(con: duckdb.DuckDBPyConnection, query: str) -> None:
+    statements = con.extract_statements(query)
+    if len(statements) != 1:
+        raise InvalidQueryError(f"{query!r} has {len(statements)} statements; sql() runs one")
+    if statements[0].type not in _READS:
+        kind = str(statements[0].type).rpartition(".")[2]
+        raise InvalidQueryError(f"{query!r} is a {kind} statement; sql() only reads, the methods of the storage write")

@@ -1,0 +1,151 @@
+"""What reading gives back: records, and pages of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, overload
+
+import torch
+
+from tensordb.model import Encoding
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One tensor of a dataset with what is known of it. ``record["tensor"]`` works like ``record.tensor``.
+
+    Attributes:
+        id: The record id.
+        dataset: Name of its dataset.
+        tensor: The decoded tensor, in its original dtype and shape. It never aliases what is stored.
+        metadata: The metadata as it was given (tuples come back as lists).
+        created_at: When it was inserted, in UTC.
+        encoding: What was applied to the stored tensor: compression, quantization, sizes in bytes, measured error.
+    """
+
+    id: str
+    dataset: str
+    tensor: torch.Tensor
+    metadata: dict[str, Any]
+    created_at: dt.datetime
+    encoding: Encoding
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "record_id":
+            return self.id
+        if name not in self.keys():
+            raise KeyError(f"a record has {', '.join(self.keys())}, not {name!r}")
+        return getattr(self, name)
+
+    def keys(self) -> list[str]:
+        """Return the names that ``record[name]`` takes, so that ``dict(record)`` works."""
+        return [each.name for each in fields(self)]
+
+    def __repr__(self) -> str:
+        return (
+            f"Record(id={self.id!r}, dataset={self.dataset!r}, tensor={describe(self.tensor)}, "
+            f"metadata={shorten(repr(self.metadata))}, encoding={summarize(self.encoding)})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("id", self.id),
+            ("dataset", self.dataset),
+            ("tensor", describe(self.tensor)),
+            ("values", _range_of(self.tensor)),
+            *((f"metadata.{name}", shorten(repr(value))) for name, value in self.metadata.items()),
+            ("created at", f"{self.created_at:%Y-%m-%d %H:%M:%S} UTC"),
+            ("encoding", summarize(self.encoding)),
+        ]
+        return html_table(["", "record"], rows)
+
+
+class Page(Sequence[Record]):
+    """A list-like part of a dataset's records.
+
+    Attributes:
+        records: The records of this page.
+        offset: Position of the first one among all that match.
+        limit: Largest number of records that was asked for.
+        total: How many records match in all.
+    """
+
+    def __init__(self, records: Sequence[Record], *, offset: int, limit: int, total: int) -> None:
+        self.records = list(records)
+        self.offset = offset
+        self.limit = limit
+        self.total = total
+
+    @property
+    def next(self) -> int | None:
+        """The offset of the next page, None on the last one."""
+        following = self.offset + self.limit
+        return following if self.limit and following < self.total else None
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __eq__(self, other: object) -> bool:
+        return self.records == (other.records if isinstance(other, Page) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        if not self.records:
+            return f"Page(no records at offset {self.offset}, {self.total} in all)"
+        last = self.offset + len(self.records) - 1
+        return f"Page(records {self.offset} to {last} of {self.total}, next={self.next})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (each.id, describe(each.tensor), shorten(repr(each.metadata)), summarize(each.encoding))
+            for each in self.records[:50]
+        ]
+        return html_table(["id", "tensor", "metadata", "encoding"], rows, caption=repr(self))
+
+
+def describe(tensor: torch.Tensor) -> str:
+    """Return dtype and shape in a few characters, such as ``float32[3, 224, 224]``."""
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def summarize(encoding: Encoding) -> str:
+    """Return what was applied in one line."""
+    sizes = f"{encoding.original_nbytes:,} → {encoding.stored_nbytes:,} bytes"
+    text = f"{encoding.compression}, {sizes} (ratio {encoding.ratio:.2f})"
+    if encoding.quantization != "none":
+        text = f"{encoding.quantization} + {text}, {encoding.error.snr_db:.1f} dB"
+    return text
+
+
+def shorten(text: str, limit: int = 120) -> str:
+    """Return the text, cut to `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str | None = None) -> str:
+    """Return an HTML table with every cell escaped."""
+    top = "".join(f"<th>{html.escape(each)}</th>" for each in head)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _range_of(tensor: torch.Tensor) -> str:
+    if not tensor.numel() or tensor.is_complex():
+        return "none" if not tensor.numel() else "complex"
+    values = tensor.detach().cpu().to(torch.float64)
+    return f"{values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}"

@@ -1,0 +1,55 @@
+"""What is open while a database is open: its catalog, its payloads, and the two that move tensors between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tensordb.catalog import schema
+from tensordb.catalog.lease import CatalogLease
+from tensordb.catalog.session import Catalog
+from tensordb.engine.reader import ObjectReader
+from tensordb.engine.writer import ObjectWriter
+from tensordb.payloads import MemorySegments, PayloadStore, SegmentStore
+
+
+class Database:
+    """One open database folder, or one in memory.
+
+    Attributes:
+        folder: The folder, None in memory.
+        read_only: Whether writes are refused.
+        catalog: Blocks that read and write the catalog.
+        payloads: Where payloads outside the catalog are.
+        reader: From catalog rows to tensors.
+        writer: From tensors to catalog rows.
+    """
+
+    def __init__(self, folder: Path | None, *, read_only: bool, busy_timeout: float) -> None:
+        """Open the database in `folder`, or one in memory for None; create it when it may be written."""
+        self.folder = folder
+        self.read_only = read_only
+        lease = CatalogLease(folder, read_only=read_only, busy_timeout=busy_timeout, on_connect=schema.prepare)
+        try:
+            self.payloads = self._open_payloads(lease)
+        except BaseException:
+            lease.close()
+            raise
+        self.catalog = Catalog(
+            lease, read_only=read_only, writing=self.payloads.writing, before_commit=self.payloads.flush
+        )
+        self.reader = ObjectReader(self.catalog, self.payloads)
+        self.writer = ObjectWriter(self.catalog, self.payloads)
+
+    def close(self) -> None:
+        """Let go of everything; closing twice is fine."""
+        self.catalog.close()
+        self.payloads.close()
+        self.reader.forget()
+
+    def _open_payloads(self, lease: CatalogLease) -> PayloadStore:
+        create = not self.read_only and (self.folder is None or not (self.folder / "catalog.duckdb").exists())
+        with lease.connection(write=create) as con:
+            database_id = schema.database_id(con)
+        if self.folder is None:
+            return MemorySegments()
+        return SegmentStore(self.folder / "segments", read_only=self.read_only, database_id=database_id)

@@ -1,0 +1,247 @@
+"""From catalog rows to tensors.
+
+The catalog says where an object is, its block ends, and decoding goes on without it. Readers of payloads are
+remembered by object id: an object never changes, so a remembered reader is never stale.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import duckdb
+import torch
+
+from tensordb.catalog import objects
+from tensordb.catalog.objects import ObjectRow
+from tensordb.catalog.records import RecordRow
+from tensordb.catalog.session import Catalog
+from tensordb.encoding.pipeline import PayloadReader, decode_rows_many
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.model import Encoding
+from tensordb.payloads import Location, PayloadStore
+
+_REMEMBERED = 4096
+"""Readers kept; one of an inline payload holds it, at most 8 KiB."""
+_PARALLEL_NBYTES = 1 << 20
+"""Below this, starting threads costs more than they win."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An object ready to be decoded.
+
+    Attributes:
+        reader: Its payload.
+        location: Its place, None when it is inline.
+        encoding: What was applied, for one record: a page's bytes are divided among its rows.
+    """
+
+    reader: PayloadReader
+    location: Location | None
+    encoding: Encoding
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Records with the objects that hold them, found in one catalog block and decoded after it."""
+
+    dataset: str
+    rows: Sequence[RecordRow]
+    sources: dict[bytes, Source]
+
+    def encoding_of(self, row: RecordRow) -> Encoding:
+        """Return what was applied to a record."""
+        return self.sources[row.object_id].encoding
+
+
+class ObjectReader:
+    """Finds and decodes objects."""
+
+    def __init__(self, catalog: Catalog, payloads: PayloadStore) -> None:
+        self._catalog = catalog
+        self._payloads = payloads
+        self._remembered: OrderedDict[bytes, Source] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def forget(self) -> None:
+        """Drop every remembered reader."""
+        with self._lock:
+            self._remembered.clear()
+
+    def locate(self, con: duckdb.DuckDBPyConnection, dataset: str, rows: Sequence[RecordRow]) -> Located:
+        """Find the objects of records, inside a catalog block.
+
+        Raises:
+            IntegrityError: An object is missing from the catalog, or its payload's header is damaged.
+        """
+        sources: dict[bytes, Source] = {}
+        missing: dict[bytes, RecordRow] = {}
+        with self._lock:
+            for row in rows:
+                known = self._remembered.get(row.object_id)
+                if known is None:
+                    missing.setdefault(row.object_id, row)
+                else:
+                    sources[row.object_id] = known
+        if missing:
+            found = objects.fetch(con, list(missing))
+            for object_id, row in missing.items():
+                with _naming(dataset, row, None):
+                    sources[object_id] = self._open(row, found.get(object_id))
+            self._remember({key: sources[key] for key in missing})
+        return Located(dataset, rows, sources)
+
+    def tensor(self, located: Located, *, index: Any = None, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Decode the only record of `located`, or what `index` picks of it, into `out` when given."""
+        row = located.rows[0]
+        source = located.sources[row.object_id]
+        with _naming(located.dataset, row, source.location):
+            self._check(source)
+            return _decode_one(source.reader, row.page_row, index, out)
+
+    def tensors(self, located: Located) -> list[torch.Tensor]:
+        """Decode all records of `located` in their order; rows of pages are decoded together, objects in parallel."""
+        result: list[torch.Tensor | None] = [None] * len(located.rows)
+        whole: list[int] = []
+        paged: dict[bytes, list[int]] = {}
+        for position, row in enumerate(located.rows):
+            if row.page_row is None:
+                whole.append(position)
+            else:
+                paged.setdefault(row.object_id, []).append(position)
+        for position, tensor in zip(whole, self._decode_whole(located, whole), strict=True):
+            result[position] = tensor
+        if paged:
+            self._decode_paged(located, paged, result)
+        return [tensor for tensor in result if tensor is not None]
+
+    def read_back(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> None:
+        """Read every byte of a record's object again, past everything remembered.
+
+        Raises:
+            IntegrityError: Something is not what was written.
+        """
+        found = objects.fetch(con, [row.object_id]).get(row.object_id)
+        with _naming(dataset, row, None):
+            source = self._open(row, found)
+        with _naming(dataset, row, source.location):
+            source.reader.verify()
+
+    def _decode_whole(self, located: Located, positions: Sequence[int]) -> Iterable[torch.Tensor]:
+        rows = [located.rows[position] for position in positions]
+        nbytes = sum(located.sources[row.object_id].encoding.original_nbytes for row in rows)
+        if len(rows) < 2 or nbytes < _PARALLEL_NBYTES:
+            return [self._decode_row(located, row) for row in rows]
+        # A pool of its own: decoding waits for the pool of the encoding room, which must not wait for itself.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda row: self._decode_row(located, row), rows))
+
+    def _decode_row(self, located: Located, row: RecordRow) -> torch.Tensor:
+        source = located.sources[row.object_id]
+        with _naming(located.dataset, row, source.location):
+            self._check(source)
+            return _decode_one(source.reader, row.page_row, None, None)
+
+    def _decode_paged(self, located: Located, paged: dict[bytes, list[int]], result: list[torch.Tensor | None]) -> None:
+        alike: dict[tuple[Any, ...], list[bytes]] = {}
+        for object_id in paged:
+            source = located.sources[object_id]
+            with _naming(located.dataset, located.rows[paged[object_id][0]], source.location):
+                self._check(source)
+            spec = source.reader.spec
+            alike.setdefault((spec.dtype, spec.shape[1:]), []).append(object_id)
+        for object_ids in alike.values():
+            positions = [position for object_id in object_ids for position in paged[object_id]]
+            for position, tensor in zip(positions, self._rows_of(located, paged, object_ids).unbind(), strict=True):
+                result[position] = tensor
+
+    def _rows_of(self, located: Located, paged: dict[bytes, list[int]], object_ids: Sequence[bytes]) -> torch.Tensor:
+        """Decode the wanted rows of pages whose rows have one spec, in one pass."""
+        requests = [
+            (located.sources[object_id].reader, [located.rows[position].page_row or 0 for position in paged[object_id]])
+            for object_id in object_ids
+        ]
+        try:
+            return decode_rows_many(requests)
+        except (IntegrityError, FormatError):
+            for object_id in object_ids:  # one by one, to name the record that is damaged
+                for position in paged[object_id]:
+                    self._decode_row(located, located.rows[position])
+            raise
+
+    def _check(self, source: Source) -> None:
+        if source.location is not None:
+            self._payloads.check(source.location)
+
+    def _open(self, row: RecordRow, found: ObjectRow | None) -> Source:
+        if found is None:
+            raise IntegrityError("the catalog has no such object")
+        location = None
+        payload: memoryview | bytes
+        if found.segment is None:
+            if found.payload is None:
+                raise IntegrityError("the catalog has neither a payload nor a place for it")
+            payload = found.payload
+        else:
+            location = Location(found.segment, found.position or 0, found.stored_nbytes)
+            payload = self._payloads.read(location)
+        reader = PayloadReader(payload)
+        return Source(reader, location, _per_record(reader, row.page_row))
+
+    def _remember(self, sources: dict[bytes, Source]) -> None:
+        with self._lock:
+            self._remembered.update(sources)
+            while len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
+
+
+def _decode_one(reader: PayloadReader, page_row: int | None, index: Any, out: torch.Tensor | None) -> torch.Tensor:
+    if page_row is not None:
+        if index is None:
+            tensor = reader.decode_rows([page_row])[0]
+        else:
+            tensor = reader.decode_index((page_row, *(index if isinstance(index, tuple) else (index,))))
+    elif index is not None:
+        tensor = reader.decode_index(index)
+    else:
+        return reader.decode(out=out)
+    return tensor if out is None else _fill(out, tensor)
+
+
+def _fill(out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    if out.shape != tensor.shape or out.dtype != tensor.dtype:
+        raise InvalidInputError(
+            f"out= is {out.dtype} {tuple(out.shape)}; it must be like the result, {tensor.dtype} {tuple(tensor.shape)}"
+        )
+    return out.copy_(tensor)
+
+
+def _per_record(reader: PayloadReader, page_row: int | None) -> Encoding:
+    encoding = reader.encoding
+    if page_row is None:
+        return encoding
+    rows = reader.spec.shape[0]
+    return replace(
+        encoding,
+        original_nbytes=encoding.original_nbytes // rows,
+        stored_nbytes=-(-encoding.stored_nbytes // rows),
+    )
+
+
+@contextmanager
+def _naming(dataset: str, row: RecordRow, location: Location | None) -> Iterator[None]:
+    """Add record, object and place to what is found damaged inside."""
+    try:
+        yield
+    except (IntegrityError, FormatError) as error:
+        place = f"segment {location.segment:016x} at byte {location.offset}" if location else "the catalog"
+        raise type(error)(
+            f"record {row.record_id!r} of dataset {dataset!r} (object {row.object_id.hex()} in {place}): {error}"
+        ) from error

@@ -1,0 +1,194 @@
+"""Looking after a database: verify every byte, reclaim what is dead.
+
+Invariant: a segment is removed only while the catalog's write lease is held and names nothing in it, and only when no
+live writer holds it; a reader that mapped it keeps its map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tensordb.catalog import datasets, objects, records
+from tensordb.catalog.objects import ObjectRow
+from tensordb.catalog.records import RecordRow
+from tensordb.engine import Database
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.payloads import Location
+
+_MOVED_NBYTES = 64 << 20
+"""Payload bytes moved by one commit of `compact`."""
+
+
+@dataclass(frozen=True)
+class DamagedRecord:
+    """A record whose stored bytes are not what was written.
+
+    Attributes:
+        reason: What does not match, with the object and the place.
+    """
+
+    dataset: str
+    record_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes:
+        records: Records looked at.
+        objects: Objects read back, every byte of them.
+        damaged: The records that cannot be read as they were written.
+    """
+
+    records: int
+    objects: int
+    damaged: tuple[DamagedRecord, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damaged
+
+
+@dataclass(frozen=True)
+class ReclaimReport:
+    """What `gc` or `compact` won.
+
+    Attributes:
+        segments_removed: Segment files removed.
+        nbytes_freed: Bytes that the segments shrank by.
+        payloads_moved: Payloads written to another place.
+    """
+
+    segments_removed: int
+    nbytes_freed: int
+    payloads_moved: int = 0
+
+
+class Maintenance:
+    """The verbs behind ``db.maintenance``."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def verify(self, name: str | None = None) -> VerifyReport:
+        """Read every stored byte of a dataset back, or of all, past every cache.
+
+        Args:
+            name: The dataset, None for all.
+
+        Returns:
+            How much was read, and each damaged record; damage is reported, not raised.
+
+        Raises:
+            DatasetNotFoundError: No dataset has this name.
+            IntegrityError: The catalog itself cannot be read.
+        """
+        with self._db.catalog.read() as con:
+            rows = datasets.fetch_all(con) if name is None else [self._db.catalog.dataset(con, name)]
+        count, seen, damaged = 0, 0, []
+        for row in rows:
+            found, objects_read, broken = self._verify_dataset(row.name)
+            count, seen = count + found, seen + objects_read
+            damaged += broken
+        return VerifyReport(count, seen, tuple(damaged))
+
+    def gc(self) -> ReclaimReport:
+        """Remove segments that no record names, such as those left by a writer that was killed."""
+        self._db.payloads.seal()
+        with self._db.catalog.write("collecting garbage") as con:
+            live = objects.live_nbytes(con)
+            dead = [info for info in self._db.payloads.segments() if info.id not in live]
+            removed = [info for info in dead if self._db.payloads.remove(info.id)]
+        return ReclaimReport(len(removed), sum(info.nbytes for info in removed))
+
+    def compact(self, *, min_dead: float = 0.5) -> ReclaimReport:
+        """Rewrite segments that are mostly dead and move inlined payloads into segments, then remove what is dead.
+
+        Payloads are copied byte by byte, not encoded again. Readers in other processes go on: what they mapped stays,
+        and what they look up later they find at its new place. A crash leaves both copies, and the catalog names one.
+
+        Args:
+            min_dead: Share of dead bytes, from 0 to 1, from which a segment is rewritten.
+        """
+        if isinstance(min_dead, bool) or not isinstance(min_dead, int | float) or not 0 <= min_dead <= 1:
+            raise InvalidInputError(f"min_dead is {min_dead!r}; it is a share from 0 to 1")
+        payloads = self._db.payloads
+        payloads.seal()
+        before = sum(info.nbytes for info in payloads.segments())
+        moved = self._move_inline()
+        with self._db.catalog.read() as con:
+            live = objects.live_nbytes(con)
+        for info in payloads.segments():
+            if not info.live and info.nbytes and 1 - live.get(info.id, 0) / info.nbytes >= min_dead:
+                moved += self._move_segment(info.id)
+        removed = self.gc().segments_removed
+        after = sum(info.nbytes for info in payloads.segments())
+        return ReclaimReport(removed, max(0, before - after), moved)
+
+    def _verify_dataset(self, name: str) -> tuple[int, int, list[DamagedRecord]]:
+        with self._db.catalog.read() as con:
+            rows = records.everything(con, self._db.catalog.dataset(con, name))
+        by_object: dict[bytes, list[RecordRow]] = {}
+        for row in rows:
+            by_object.setdefault(row.object_id, []).append(row)
+        damaged = []
+        for sharing in by_object.values():
+            try:
+                with self._db.catalog.read() as con:
+                    self._db.reader.read_back(con, name, sharing[0])
+            except (IntegrityError, FormatError) as error:
+                damaged += [DamagedRecord(name, row.record_id, str(error)) for row in sharing]
+        return len(rows), len(by_object), damaged
+
+    def _move_inline(self) -> int:
+        moved = 0
+        while True:
+            with self._db.catalog.read() as con:
+                found = objects.inline(con, 4096)
+            if not found:
+                return moved
+            moved += self._move(found)
+
+    def _move_segment(self, segment: int) -> int:
+        moved = 0
+        while True:
+            with self._db.catalog.read() as con:
+                found = objects.in_segment(con, segment)
+            part = _up_to(found, _MOVED_NBYTES)
+            if not part:
+                return moved
+            moved += self._move(part)
+
+    def _move(self, found: Sequence[ObjectRow]) -> int:
+        """Copy payloads to the segment being appended to, and point their objects there in one commit."""
+        payloads, catalog = self._db.payloads, self._db.catalog
+        with payloads.writing():
+            places = {}
+            for row in found:
+                location = payloads.append([self._payload(row)])
+                places[row.object_id] = (location.segment, location.offset)
+            payloads.flush()
+            with catalog.write("moving payloads") as con:
+                objects.move(con, places)
+                catalog.forget_inline_nbytes()
+        self._db.reader.forget()
+        return len(places)
+
+    def _payload(self, row: ObjectRow) -> bytes | memoryview:
+        if row.segment is None:
+            return row.payload or b""
+        return self._db.payloads.read(Location(row.segment, row.position or 0, row.stored_nbytes))
+
+
+def _up_to(found: Sequence[ObjectRow], nbytes: int) -> list[ObjectRow]:
+    part: list[ObjectRow] = []
+    for row in found:
+        if part and nbytes < row.stored_nbytes:
+            break
+        part.append(row)
+        nbytes -= row.stored_nbytes
+    return part

@@ -1,0 +1,377 @@
+"""The façade: `TensorStorage`. Every body is a few lines; behaviour lives in the rooms below."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from tensordb.datasets import changes, lookup, queries, statistics
+from tensordb.datasets.insertion import Inserter
+from tensordb.datasets.lookup import Params, Where
+from tensordb.datasets.record import Page, Record, html_table
+from tensordb.datasets.statistics import CompressionStats
+from tensordb.encoding.presets import CompressionConfig, get_compression_preset
+from tensordb.engine import Database
+from tensordb.errors import InvalidInputError, StoreError
+from tensordb.maintenance import Maintenance, VerifyReport
+
+DEFAULT_PRESET = "lossless"
+
+
+class TensorStorage:
+    """A database of tensors in a folder, shared by threads and processes.
+
+    Args:
+        storage_path: Folder of the database, created when it is missing; None for one in memory.
+        compression_preset: Name of the preset for what is written from now on (default ``"lossless"``).
+        compression_config: A config instead of a preset; give one of the two at most.
+        read_only: Refuse writes, and open nothing for writing.
+        busy_timeout: Seconds to wait for other processes and threads before `DatabaseBusyError`.
+
+    Attributes:
+        maintenance: `verify`, `gc` and `compact`.
+
+    Raises:
+        StoreError: The folder cannot be created or written, or file locks do not work there.
+        FormatError: A newer release wrote it.
+        UnknownPresetError: No preset has this name.
+
+    >>> import torch
+    >>> with TensorStorage(None) as db:
+    ...     db.create_dataset("weights")
+    ...     key = db.insert("weights", torch.ones(3, 4), {"epoch": 1, "loss": 0.5})
+    ...     db.query("weights", "metadata.loss < 1")[0].tensor.sum().item()
+    12.0
+    """
+
+    def __init__(
+        self,
+        storage_path: str | os.PathLike[str] | None,
+        *,
+        compression_preset: str | None = None,
+        compression_config: CompressionConfig | None = None,
+        read_only: bool = False,
+        busy_timeout: float = 30.0,
+    ) -> None:
+        config = _config(compression_preset, compression_config)
+        self._config = config or get_compression_preset(DEFAULT_PRESET)
+        self._busy_timeout = _check_timeout(busy_timeout)
+        self._folder = _folder(storage_path, read_only)
+        self._db = Database(self._folder, read_only=read_only, busy_timeout=self._busy_timeout)
+        self._inserter = Inserter(self._db)
+        self.maintenance = Maintenance(self._db)
+
+    def close(self) -> None:
+        """Close the database; doing it twice is fine."""
+        self._db.close()
+
+    def create_dataset(
+        self,
+        name: str,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        compression_preset: str | None = None,
+        compression_config: CompressionConfig | None = None,
+    ) -> None:
+        """Create an empty dataset.
+
+        Args:
+            name: Any text; it is only a name, never a path. Names that differ only by case are refused.
+            schema: ``{"shape": [None, 224, 224], "dtype": torch.float32, "metadata": {"label": "int"}}``, every part
+                optional. None is any length. Metadata kinds: int, float, str, bool, datetime, list, dict; with a
+                ``?`` behind it the field may be missing.
+            compression_preset: Preset of this dataset, in place of the storage's.
+            compression_config: A config instead.
+
+        Raises:
+            AlreadyExistsError: The name is taken.
+            InvalidInputError: The name or the schema is malformed.
+        """
+        changes.create_dataset(self._db, name, schema, _config(compression_preset, compression_config))
+
+    def list_datasets(self) -> list[str]:
+        """Return the names of all datasets, oldest first."""
+        return changes.list_datasets(self._db)
+
+    def dataset_exists(self, name: str) -> bool:
+        """Tell whether there is a dataset of this name."""
+        return changes.dataset_exists(self._db, name)
+
+    def count(self, name: str, where: str | None = None, *, params: Params = None) -> int:
+        """Return how many records of a dataset match; see `query` for `where`."""
+        return changes.count(self._db, name, queries.selection(where, params))
+
+    def delete_dataset(self, name: str) -> None:
+        """Delete a dataset with all its records; `maintenance.compact` gives the space back to the disk."""
+        changes.delete_dataset(self._db, name)
+
+    def insert(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        record_id: str | None = None,
+    ) -> str:
+        """Insert one tensor; it is durable when this returns.
+
+        Args:
+            name: The dataset.
+            tensor: Any dense tensor of any dtype, shape, strides and device. The values of this moment are stored.
+            metadata: JSON-like values, datetimes, and scalars of NumPy and torch, by text keys.
+            record_id: An id of your own; generated when None.
+
+        Returns:
+            The record id.
+
+        Raises:
+            AlreadyExistsError: The id is taken.
+            SchemaValidationError: The tensor or metadata does not fit the dataset's schema.
+            InvalidInputError: The tensor or metadata cannot be stored; the message has the path to the value.
+        """
+        return self._inserter.insert(name, tensor, metadata, record_id, self._config)
+
+    def insert_many(
+        self,
+        name: str,
+        tensors: torch.Tensor | Iterable[torch.Tensor],
+        metadata: Any = None,
+        *,
+        record_ids: Sequence[str] | None = None,
+        progress: bool = False,
+    ) -> list[str]:
+        """Insert many tensors in one atomic commit; small ones of the same dtype and shape share pages.
+
+        Args:
+            name: The dataset.
+            tensors: A stacked tensor ``[N, ...]``, or an iterable, which may be larger than memory.
+            metadata: One mapping a record: a sequence or iterable, an Arrow table or a DataFrame.
+            record_ids: Ids of your own; generated when None.
+            progress: Show a progress bar.
+
+        Returns:
+            The record ids, in order.
+
+        Raises:
+            AlreadyExistsError: An id is taken or comes twice; nothing was inserted.
+            InvalidInputError: Something cannot be stored or lengths differ; nothing was inserted.
+        """
+        return self._inserter.insert_many(name, tensors, metadata, record_ids, self._config, progress)
+
+    def get_tensor_by_id(
+        self,
+        name: str,
+        record_id: str,
+        *,
+        index: Any = None,
+        out: torch.Tensor | None = None,
+        device: torch.device | str | None = None,
+    ) -> Record:
+        """Return one record.
+
+        Args:
+            name: The dataset.
+            record_id: The record.
+            index: An int, slice, ``...`` or tuple of them: decode only what it picks.
+            out: Tensor of the result's shape and dtype to decode into; it becomes the record's tensor.
+            device: Where the tensor goes (default: the CPU).
+
+        Raises:
+            TensorNotFoundError: The dataset has no such record.
+            IntegrityError: Its stored bytes are damaged.
+        """
+        return lookup.get(self._db, name, record_id, index=index, out=out, device=device)
+
+    def get_many(self, name: str, record_ids: Sequence[str]) -> list[Record]:
+        """Return records in the order asked for, decoded in parallel; one that is missing is an error."""
+        return lookup.get_many(self._db, name, record_ids)
+
+    def get_dataset(self, name: str) -> list[torch.Tensor]:
+        """Return the tensors of a dataset in insertion order; `scan` goes through it in bounded memory."""
+        return [record.tensor for record in lookup.everything(self._db, name)]
+
+    def get_dataset_with_metadata(self, name: str) -> list[Record]:
+        """Return the records of a dataset in insertion order."""
+        return lookup.everything(self._db, name)
+
+    def query(
+        self,
+        name: str,
+        where: Where = None,
+        *,
+        params: Params = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> list[Record]:
+        """Return the records that match.
+
+        Args:
+            name: The dataset.
+            where: A DuckDB SQL condition over ``record_id, created_at, dtype, shape, nbytes, metadata``, such as
+                ``"metadata.loss < 0.5 AND dtype = 'float32'"``; a missing field is NULL. Or a function of tensor and
+                metadata, which decodes every record. None: all.
+            params: Values for ``?`` (a sequence) or ``$name`` (a mapping) in the condition.
+            order_by: SQL expressions, such as ``"metadata.loss DESC"`` (default: insertion order).
+            limit: Largest number of records.
+
+        Raises:
+            InvalidQueryError: DuckDB refuses the condition, as for a field that no record has; the message names it.
+        """
+        return lookup.select(self._db, name, where, queries.selection(where, params, order_by, limit))
+
+    def scan(
+        self,
+        name: str,
+        where: str | None = None,
+        *,
+        params: Params = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Record]:
+        """Iterate over the records that match now, like `query` but with about 32 MB of decoded tensors at a time."""
+        return lookup.scan(self._db, name, queries.selection(where, params, order_by, limit))
+
+    def sample_dataset(
+        self,
+        name: str,
+        n_samples: int,
+        *,
+        seed: int | None = None,
+        where: str | None = None,
+        params: Params = None,
+    ) -> list[Record]:
+        """Return records drawn uniformly without replacement, in random order.
+
+        Args:
+            name: The dataset.
+            n_samples: How many; more than there are gives all of them, shuffled.
+            seed: The same seed on the same records draws the same.
+            where: Condition as in `query`.
+            params: Values for the condition.
+        """
+        return lookup.sample(self._db, name, n_samples, seed, queries.selection(where, params))
+
+    def get_records_paginated(
+        self,
+        name: str,
+        offset: int = 0,
+        limit: int = 100,
+        *,
+        where: str | None = None,
+        params: Params = None,
+        order_by: str | None = None,
+    ) -> Page:
+        """Return the records from position `offset` on; the page knows the `total` and the `next` offset."""
+        return lookup.page(self._db, name, offset, limit, queries.selection(where, params, order_by))
+
+    def update_tensor_metadata(
+        self, name: str, record_id: str, metadata: Mapping[str, Any] | None, *, merge: bool = False
+    ) -> None:
+        """Replace a record's metadata, or with `merge` only the fields given; the tensor is not touched."""
+        changes.update_metadata(self._db, name, record_id, metadata, merge=merge)
+
+    def delete_tensor(self, name: str, record_id: str) -> None:
+        """Delete one record; TensorNotFoundError when there is none."""
+        changes.delete_record(self._db, name, record_id)
+
+    def delete_where(self, name: str, where: str, *, params: Params = None) -> int:
+        """Delete the records that match and return how many they were."""
+        return changes.delete_where(self._db, name, queries.selection(where, params))
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Return a ``with`` block whose writes are all or nothing, over any datasets; blocks nest.
+
+        An exception that leaves the block undoes everything. DuckDB has no savepoints: after an error that struck in
+        the middle of a write, or that left an inner block which had written, the whole transaction can only roll
+        back. Other processes and threads wait meanwhile.
+        """
+        return self._db.catalog.transaction()
+
+    def sql(self, query: str, params: Params = None) -> pa.Table:
+        """Run one read-only SQL statement; each dataset is a view with one row a record, without payloads.
+
+        Columns: ``record_id, created_at`` (UTC)``, dtype, shape, nbytes, metadata`` (a struct).
+
+        Returns:
+            An Arrow table; ``.to_pandas()`` and ``.to_pylist()`` are a step away.
+        """
+        return queries.sql(self._db, query, params)
+
+    def set_compression_preset(self, name: str) -> None:
+        """Write with this preset from now on; what is stored stays readable as it is."""
+        self._config = get_compression_preset(name)
+
+    def set_compression_config(self, config: CompressionConfig) -> None:
+        """Write with this config from now on; what is stored stays readable as it is."""
+        self._config = _config(None, config) or self._config
+
+    def get_compression_stats(self, name: str | None = None) -> CompressionStats:
+        """Return what is stored against what it would take raw, for one dataset or all."""
+        return statistics.compression_stats(self._db, name)
+
+    def verify(self, name: str | None = None) -> VerifyReport:
+        """Read every stored byte back and report each damaged record."""
+        return self.maintenance.verify(name)
+
+    def __enter__(self) -> TensorStorage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[..., TensorStorage], tuple[Any, ...]]:
+        if self._folder is None:
+            raise InvalidInputError("a database in memory cannot be pickled; open one in a folder to share it")
+        return _reopen, (str(self._folder), self._config.to_dict(), self._db.read_only, self._busy_timeout)
+
+    def __repr__(self) -> str:
+        place = "in memory" if self._folder is None else repr(str(self._folder))
+        return f"TensorStorage({place}{', read_only=True' if self._db.read_only else ''})"
+
+    def _repr_html_(self) -> str:
+        rows = queries.overview(self._db)
+        return html_table(["dataset", "records", "raw bytes", "stored bytes", "ratio"], rows, caption=repr(self))
+
+
+def _reopen(path: str, config: dict[str, Any], read_only: bool, busy_timeout: float) -> TensorStorage:
+    return TensorStorage(
+        path, compression_config=CompressionConfig.from_dict(config), read_only=read_only, busy_timeout=busy_timeout
+    )
+
+
+def _config(preset: str | None, config: CompressionConfig | None) -> CompressionConfig | None:
+    if preset is not None and config is not None:
+        raise InvalidInputError("both compression_preset and compression_config were given; give one")
+    if config is not None and not isinstance(config, CompressionConfig):
+        raise InvalidInputError(f"compression_config is a {type(config).__name__}; give a CompressionConfig")
+    return config if preset is None else get_compression_preset(preset)
+
+
+def _check_timeout(seconds: Any) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
+        raise InvalidInputError(f"busy_timeout is {seconds!r}; it is a number of seconds from 0 to 86400")
+    return float(seconds)
+
+
+def _folder(storage_path: Any, read_only: bool) -> Path | None:
+    if storage_path is None:
+        return None
+    if not isinstance(storage_path, str | os.PathLike) or not str(os.fspath(storage_path)).strip():
+        raise InvalidInputError(f"storage_path is {storage_path!r}; give the path of a folder, or None for memory")
+    folder = Path(os.path.abspath(Path(os.fspath(storage_path)).expanduser()))
+    if read_only:
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the folder {str(folder)!r} cannot be created: {error}; choose another place") from error
+    return folder
