@@ -19,7 +19,7 @@ from tensordb.datasets.record import Page, Record, html_table
 from tensordb.datasets.statistics import CompressionStats
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Database
-from tensordb.errors import InvalidInputError, StoreError
+from tensordb.errors import InvalidInputError, NotFoundError, StoreError
 from tensordb.maintenance import Maintenance, VerifyReport
 
 DEFAULT_PRESET = "lossless"
@@ -40,6 +40,7 @@ class TensorStorage:
 
     Raises:
         StoreError: The folder cannot be created or written, or file locks do not work there.
+        NotFoundError: There is no database to open with `read_only`.
         FormatError: A newer release wrote it.
         UnknownPresetError: No preset has this name.
 
@@ -224,7 +225,7 @@ class TensorStorage:
         Raises:
             InvalidQueryError: DuckDB refuses the condition, as for a field that no record has; the message names it.
         """
-        return lookup.select(self._db, name, where, queries.selection(where, params, order_by, limit))
+        return lookup.select(self._db, name, where, queries.decoding_selection(where, params, order_by, limit))
 
     def scan(
         self,
@@ -369,6 +370,9 @@ def _folder(storage_path: Any, read_only: bool) -> Path | None:
         raise InvalidInputError(f"storage_path is {storage_path!r}; give the path of a folder, or None for memory")
     folder = Path(os.path.abspath(Path(os.fspath(storage_path)).expanduser()))
     if read_only:
+        # Before anything is opened: the lock files of a database that is not there would be created.
+        if not (folder / "catalog.duckdb").exists():
+            raise NotFoundError(f"there is no database in {str(folder)!r}; open the folder for writing to create one")
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)

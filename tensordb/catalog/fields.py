@@ -8,6 +8,7 @@ compared without regard to case, as SQL does: the first spelling names the colum
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,8 @@ _ARROW = {
 def type_of(value: Any) -> FieldType:
     """Return the type of one normalized value."""
     if isinstance(value, dict):
-        return StructOf({name: type_of(inner) for name, inner in value.items() if _is_column_name(name)})
+        kinds = [StructOf({name: type_of(inner)}) for name, inner in value.items() if _is_column_name(name)]
+        return functools.reduce(_widen_struct, kinds, StructOf())  # merges names that differ only by case
     if isinstance(value, list):
         element: FieldType = "NULL"
         for item in value:
@@ -149,7 +151,9 @@ def coerce(value: Any, kind: FieldType) -> Any:
 
 def _coerce_scalar(value: Any, kind: Scalar) -> Any:
     if kind == "VARCHAR":
-        return value if isinstance(value, str) else json.dumps(value, default=str)
+        if isinstance(value, dt.datetime):
+            value = _in_utc(value)  # as the column's own values become text when it is widened
+        return str(value) if isinstance(value, str | dt.date) else json.dumps(value, default=str)
     if kind == "DOUBLE":
         try:
             return float(value)
@@ -159,8 +163,15 @@ def _coerce_scalar(value: Any, kind: Scalar) -> Any:
         return int(value)
     if kind == "TIMESTAMP":
         moment = value if isinstance(value, dt.datetime) else dt.datetime(value.year, value.month, value.day)
-        return moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        return _in_utc(moment)
     return value
+
+
+def _in_utc(moment: dt.datetime) -> dt.datetime:
+    try:
+        return moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    except OverflowError:  # the last hours of the year 9999, or the first of the year 1
+        return moment.replace(tzinfo=None)
 
 
 def to_dict(kind: FieldType) -> Any:

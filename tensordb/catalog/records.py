@@ -15,6 +15,7 @@ from tensordb.catalog import documents, fields, ids
 from tensordb.catalog.datasets import DatasetRow, source
 from tensordb.catalog.failures import user_sql
 from tensordb.catalog.rows import first, scalar
+from tensordb.errors import InvalidQueryError
 
 Result = TypeVar("Result")
 
@@ -69,11 +70,11 @@ class NewRecords:
     """
 
     first: int
-    record_ids: list[str]
-    object_ids: list[bytes]
-    page_rows: list[int | None]
-    spec_ids: list[int]
-    documents: list[dict[str, Any] | None]
+    record_ids: Sequence[str]
+    object_ids: pa.Array
+    page_rows: pa.Array
+    spec_ids: pa.Array
+    documents: Sequence[dict[str, Any] | None]
 
 
 def insert(con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords) -> None:
@@ -90,8 +91,8 @@ def _insert_one(
     con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords, created: dt.datetime, struct: str | None
 ) -> None:
     document = new.documents[0]
-    values: list[Any] = [new.first, new.record_ids[0], created, new.object_ids[0], new.page_rows[0], new.spec_ids[0]]
-    values.append(documents.pack(document))
+    places = [column[0].as_py() for column in (new.object_ids, new.page_rows, new.spec_ids)]
+    values: list[Any] = [new.first, new.record_ids[0], created, *places, documents.pack(document)]
     if struct:
         values.append(fields.coerce(document, row.fields) if document else None)
     marks = ", ".join("?" * 7) + (f", ?::{struct}" if struct else "")
@@ -104,9 +105,9 @@ def _insert_many(
     columns: dict[str, pa.Array] = {
         "seq": pa.array(np.arange(new.first, new.first + len(new.record_ids))),
         "record_id": pa.array(new.record_ids, pa.string()),
-        "object_id": pa.array(new.object_ids, pa.binary()),
-        "page_row": pa.array(new.page_rows, pa.int32()),
-        "spec_id": pa.array(new.spec_ids, pa.int32()),
+        "object_id": new.object_ids,
+        "page_row": new.page_rows,
+        "spec_id": new.spec_ids,
         "document": pa.array([documents.pack(each) for each in new.documents], pa.binary()),
     }
     if struct:
@@ -234,4 +235,6 @@ def _run(
     known = ", ".join(row.fields.fields) or "none"
     named = selection.where if selection.where is not None else selection.order_by
     with user_sql(named, f" (metadata fields of {row.name!r}: {known})"):
+        if ";" in text and len(con.extract_statements(text)) != 1:
+            raise InvalidQueryError(f"{named!r} cannot be used: it ends the statement that it is a part of")
         return read(con.execute(text, selection.params) if selection.params else con.execute(text))

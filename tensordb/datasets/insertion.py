@@ -5,14 +5,17 @@ Everything is checked, encoded and written before the catalog is held; one write
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 import torch
 
 from tensordb import tensors
@@ -25,7 +28,7 @@ from tensordb.datasets.schema import DatasetSchema
 from tensordb.encoding.pipeline import EncodedTensor, encode
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database, Stored
-from tensordb.errors import AlreadyExistsError, InvalidInputError
+from tensordb.errors import AlreadyExistsError, DatasetNotFoundError, InvalidInputError, SchemaValidationError
 from tensordb.model import TensorSpec
 
 _AHEAD = 2
@@ -34,28 +37,48 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class _Settings:
-    """What never changes of a dataset once it is created."""
+    """What never changes of a dataset once it is created, and what tells it from another one of its name."""
 
-    dataset_id: int
+    identity: tuple[int, dt.datetime]
     schema: DatasetSchema
     config: CompressionConfig | None
 
 
 @dataclass
 class _Incoming:
-    """Objects on their way into the catalog, and the records that will name them, by position."""
+    """Objects on their way into the catalog, and which records will name them."""
 
     stored: dict[bytes, Stored] = field(default_factory=dict)
     refs: dict[bytes, int] = field(default_factory=dict)
-    places: dict[int, tuple[bytes, int | None, TensorSpec]] = field(default_factory=dict)
+    parts: list[tuple[Batch, bytes, TensorSpec]] = field(default_factory=list)
 
     def add(self, batch: Batch, stored: Stored) -> None:
+        """Take an object whose records stand at the batch's positions."""
         object_id, spec = stored.encoded.object_id, stored.encoded.spec
         self.stored.setdefault(object_id, stored)
         self.refs[object_id] = self.refs.get(object_id, 0) + len(batch.positions)
         record_spec = TensorSpec(spec.dtype, spec.shape[1:]) if batch.is_page else spec
-        for row, position in enumerate(batch.positions):
-            self.places[position] = (object_id, row if batch.is_page else None, record_spec)
+        self.parts.append((batch, object_id, record_spec))
+
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return sum(self.refs.values())
+
+    def specs(self) -> set[TensorSpec]:
+        """Return the specs of all records."""
+        return {spec for _, _, spec in self.parts}
+
+    def columns(self, numbers: Mapping[TensorSpec, int]) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """Return object ids, page rows and spec numbers of all records in the order of their positions."""
+        lengths = [len(batch.positions) for batch, _, _ in self.parts]
+        order = np.argsort(np.concatenate([np.asarray(batch.positions, np.int64) for batch, _, _ in self.parts]))
+        part = np.repeat(np.arange(len(self.parts)), lengths)[order]
+        row = np.concatenate([np.arange(length) for length in lengths])[order]
+        whole = np.array([not batch.is_page for batch, _, _ in self.parts])[part]
+        object_ids = pa.array([object_id for _, object_id, _ in self.parts], pa.binary()).take(pa.array(part))
+        spec_ids = np.array([numbers[spec] for _, _, spec in self.parts])[part]
+        return object_ids, pa.array(row, pa.int32(), mask=whole), pa.array(spec_ids, pa.int32())
 
 
 class Inserter:
@@ -72,7 +95,24 @@ class Inserter:
         given = None if record_id is None else [check_id(record_id)]
         document = documents.normalize(metadata)
         owned = tensors.snapshot(tensor)
-        settings = self._settings_of(name)
+        settings = self._settings.get(name) if isinstance(name, str) else None
+        if settings is not None:
+            try:
+                return self._insert(name, settings, owned, document, given, default)
+            except (SchemaValidationError, _DatasetReplacedError):
+                if self._fetch_settings(name) == settings:
+                    raise
+        return self._insert(name, self._fetch_settings(name), owned, document, given, default)
+
+    def _insert(
+        self,
+        name: str,
+        settings: _Settings,
+        owned: torch.Tensor,
+        document: dict[str, Any] | None,
+        given: list[str] | None,
+        default: CompressionConfig,
+    ) -> str:
         settings.schema.check_spec(tensors.spec_of(owned))
         settings.schema.check_metadata(document)
         encoded = encode(owned, settings.config or default)
@@ -97,14 +137,14 @@ class Inserter:
         """Insert records in one commit and return their ids."""
         given = None if record_ids is None else _check_ids(record_ids)
         expected = _expected(source, metadata, given)
-        settings = self._settings_of(name)
+        settings = self._fetch_settings(name)
         incoming = _Incoming()
         with self._db.payloads.writing(), _progress_bar(progress, expected, f"insert into {name}") as bar:
             for batch, encoded in self._encoded(_checked(batches(source), settings), settings.config or default):
                 incoming.add(batch, self._db.writer.append(encoded, look=not batch.is_page))
                 if bar is not None:
                     bar.update(len(batch.positions))
-            total = len(incoming.places)
+            total = incoming.count
             written = _documents(metadata, total, settings)
             if given is not None and len(given) != total:
                 raise InvalidInputError(f"{len(given)} record ids were given for {total} tensors; they must match")
@@ -129,16 +169,11 @@ class Inserter:
         # Outside of the catalog's block; the commit does it again for what a transaction left pending.
         self._db.payloads.flush()
 
-    def _settings_of(self, name: str) -> _Settings:
-        known = self._settings.get(name) if isinstance(name, str) else None
-        if known is None:
-            with self._db.catalog.read() as con:
-                known = self._remember(self._db.catalog.dataset(con, name))
-        return known
-
-    def _remember(self, row: DatasetRow) -> _Settings:
+    def _fetch_settings(self, name: str) -> _Settings:
+        with self._db.catalog.read() as con:
+            row = self._db.catalog.dataset(con, name)
         config = None if row.config is None else CompressionConfig.from_dict(row.config)
-        settings = _Settings(row.dataset_id, DatasetSchema.parse(row.schema), config)
+        settings = _Settings(_identity(row), DatasetSchema.parse(row.schema), config)
         self._settings[row.name] = settings
         return settings
 
@@ -154,8 +189,10 @@ class Inserter:
     ) -> list[str]:
         with self._db.catalog.write(f"inserting into {name!r}") as con:
             row = self._db.catalog.dataset(con, name)
-            if row.dataset_id != settings.dataset_id:
-                self._recheck(row, incoming, written)
+            if _identity(row) != settings.identity:
+                raise _DatasetReplacedError(
+                    f"dataset {name!r} was deleted and created anew while this was made ready; repeat the insert"
+                )
             if record_ids is not None:
                 _check_free(con, row, record_ids)
             row = datasets.adapt_fields(con, row, fields.struct_of(written))
@@ -171,14 +208,6 @@ class Inserter:
                 raise _ObjectExistsError from error
             raise
 
-    def _recheck(self, row: DatasetRow, incoming: _Incoming, written: Sequence[dict[str, Any] | None]) -> None:
-        """Check against a dataset that took the place of the remembered one."""
-        schema = self._remember(row).schema
-        for _, _, spec in incoming.places.values():
-            schema.check_spec(spec)
-        for document in written:
-            schema.check_metadata(document)
-
     def _insert_rows(
         self,
         con: duckdb.DuckDBPyConnection,
@@ -188,28 +217,28 @@ class Inserter:
         written: Sequence[dict[str, Any] | None],
     ) -> list[str]:
         catalog = self._db.catalog
-        places = [incoming.places[position] for position in range(len(incoming.places))]
-        numbers = {
-            spec: catalog.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in {spec for _, _, spec in places}
-        }
+        numbers = {spec: catalog.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in incoming.specs()}
+        object_ids, page_rows, spec_ids = incoming.columns(numbers)
         first = ids.first_sequence(catalog.last_seq(con, row))
-        names = record_ids or ids.generated_ids(first, len(places), row.nonce)
-        new = NewRecords(
-            first,
-            names,
-            [object_id for object_id, _, _ in places],
-            [page_row for _, page_row, _ in places],
-            [numbers[spec] for _, _, spec in places],
-            list(written),
-        )
+        names = record_ids or ids.generated_ids(first, len(object_ids), row.nonce)
+        new = NewRecords(first, names, object_ids, page_rows, spec_ids, written)
         records.insert(con, row, new)
-        catalog.advance(row, first + len(places) - 1)
+        catalog.advance(row, first + len(names) - 1)
         catalog.expect((f"SELECT 1 FROM {row.table} WHERE record_id = ?", [names[-1]]))
         return names
 
 
 class _ObjectExistsError(Exception):
     """A tensor taken for new has an equal one in the catalog; the write was rolled back."""
+
+
+class _DatasetReplacedError(DatasetNotFoundError):
+    """The dataset whose schema and config were applied is gone; another one has its name."""
+
+
+def _identity(row: DatasetRow) -> tuple[int, dt.datetime]:
+    # The number of a deleted dataset may be given again.
+    return row.dataset_id, row.created_at
 
 
 def _checked(source: Iterator[Batch], settings: _Settings) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,14 +18,11 @@ from tensordb.engine import Database
 from tensordb.errors import InvalidInputError, InvalidQueryError
 
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
+_EXPLAIN = re.compile(r"^\s*EXPLAIN\s+(ANALYZE\s+)?(\([^()]*\)\s*)?", re.IGNORECASE)
 
 
 def selection(where: Any, params: Params = None, order_by: str | None = None, limit: int | None = None) -> Selection:
-    """Return the arguments of a query as a Selection; a function as `where` selects everything at first."""
-    if callable(where):
-        if params is not None:
-            raise InvalidInputError("params bind values in an SQL condition; a function takes none")
-        where = None
+    """Return the arguments of a query as a Selection."""
     for text, what in ((where, "where"), (order_by, "order_by")):
         if text is not None and (not isinstance(text, str) or not text.strip()):
             raise InvalidInputError(f"{what} is {text!r}; give SQL text such as 'metadata.loss < 1', or None")
@@ -35,15 +33,27 @@ def selection(where: Any, params: Params = None, order_by: str | None = None, li
     return Selection(where, params, order_by, None if limit is None else check_count(limit, "limit"))
 
 
+def decoding_selection(where: Any, params: Params, order_by: str | None, limit: int | None) -> Selection:
+    """Return the arguments of a query whose `where` may be a function, which selects everything at first."""
+    if not callable(where):
+        return selection(where, params, order_by, limit)
+    if params is not None:
+        raise InvalidInputError("params bind values in an SQL condition; a function takes none")
+    return selection(None, None, order_by, limit)
+
+
 def sql(db: Database, query: str, params: Params) -> pa.Table:
     """Run one statement that only reads."""
     if not isinstance(query, str) or not query.strip():
         raise InvalidInputError(f"query is {query!r}; give one SQL statement")
     with db.catalog.read() as con, user_sql(query):
-        _check_reads(con, query)
+        kind = _kind_of(con, query)
+        if kind == duckdb.StatementType.MULTI or (db.catalog.in_transaction and kind != duckdb.StatementType.EXPLAIN):
+            # DuckDB refuses a statement that changes data, or writes a file, below the top level. MULTI is what uses
+            # PIVOT, be it to read or to write.
+            query = f"SELECT * FROM (\n{query.strip().rstrip(';')}\n)"
         if db.catalog.in_transaction:
-            # DuckDB refuses a statement that changes data below the top level.
-            return _run(con, f"SELECT * FROM (\n{query.strip().rstrip(';')}\n)", params)
+            return _run(con, query, params)
         con.execute("BEGIN TRANSACTION READ ONLY")
         try:
             return _run(con, query, params)
@@ -68,10 +78,15 @@ def _run(con: duckdb.DuckDBPyConnection, query: str, params: Params) -> pa.Table
     return con.sql(query, params=params or None).to_arrow_table()
 
 
-def _check_reads(con: duckdb.DuckDBPyConnection, query: str) -> None:
+def _kind_of(con: duckdb.DuckDBPyConnection, query: str) -> duckdb.StatementType:
+    """Return the kind of a single statement that reads; raise InvalidQueryError for any other."""
     statements = con.extract_statements(query)
     if len(statements) != 1:
         raise InvalidQueryError(f"{query!r} has {len(statements)} statements; sql() runs one")
-    if statements[0].type not in _READS:
-        kind = str(statements[0].type).rpartition(".")[2]
-        raise InvalidQueryError(f"{query!r} is a {kind} statement; sql() only reads, the methods of the storage write")
+    kind = statements[0].type
+    # EXPLAIN ANALYZE runs what it explains.
+    explained = _EXPLAIN.sub("", query) if kind == duckdb.StatementType.EXPLAIN else query
+    if kind not in _READS or (explained != query and _kind_of(con, explained) != duckdb.StatementType.SELECT):
+        name = str(kind).rpartition(".")[2]
+        raise InvalidQueryError(f"{query!r} is a {name} statement; sql() only reads, the methods of the storage write")
+    return kind

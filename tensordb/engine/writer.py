@@ -7,7 +7,7 @@ appended and never named is an orphan, which `gc` reclaims.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 
@@ -53,7 +53,8 @@ class ObjectWriter:
         stored = Stored(encoded, None)
         if stored.is_small or (look and self._is_stored(encoded)):
             return stored
-        return Stored(encoded, self._payloads.append(encoded.buffers))
+        location = self._payloads.append(encoded.buffers)
+        return Stored(replace(encoded, buffers=()), location)  # what is written need not stay in memory
 
     def name(
         self,
