@@ -20,7 +20,7 @@ from tensordb.errors import (
 )
 
 _FULL = ("no space left", "disk quota", "file too large", "out of disk", "could not write all bytes")
-_DAMAGED = ("corrupt", "checksum", "not a valid duckdb", "deserializ", "does not match")
+_DAMAGED = ("corrupt", "checksum", "not a valid duckdb", "deserializ", "does not match", "read enough bytes", "replaying wal")
 _BUSY = ("could not set lock", "conflicting lock")
 
 
@@ -40,7 +40,7 @@ def translate(error: duckdb.Error, doing: str) -> TensorDBError:
     if any(word in lowered for word in _BUSY):
         return DatabaseBusyError(f"{doing}: another program holds catalog.duckdb without tensordb's lock ({text})")
     if isinstance(error, duckdb.SerializationException) or any(word in lowered for word in _DAMAGED):
-        return IntegrityError(f"{doing}: the catalog is damaged ({text})")
+        return IntegrityError(f"{doing}: the catalog is damaged; restore catalog.duckdb from a backup ({text})")
     if "read-only" in lowered:
         return ReadOnlyError(f"{doing}: the database was opened read-only ({text})")
     if "aborted" in lowered or isinstance(error, duckdb.InterruptException):

@@ -59,8 +59,10 @@ _ARROW = {
 def type_of(value: Any) -> FieldType:
     """Return the type of one normalized value."""
     if isinstance(value, dict):
-        kinds = [StructOf({name: type_of(inner)}) for name, inner in value.items() if _is_column_name(name)]
-        return functools.reduce(_widen_struct, kinds, StructOf())  # merges names that differ only by case
+        kinds = {name: type_of(inner) for name, inner in value.items() if _is_column_name(name)}
+        if len({name.casefold() for name in kinds}) == len(kinds):
+            return StructOf(kinds)
+        return functools.reduce(_widen_struct, (StructOf({name: kind}) for name, kind in kinds.items()), StructOf())
     if isinstance(value, list):
         element: FieldType = "NULL"
         for item in value:

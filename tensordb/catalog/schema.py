@@ -14,6 +14,11 @@ import duckdb
 from tensordb.catalog.rows import first, scalar
 from tensordb.errors import FormatError
 
+
+class UpgradeNeededError(FormatError):
+    """The catalog is empty or older than this release; a writable connection brings it up to date."""
+
+
 STEPS: list[Callable[[duckdb.DuckDBPyConnection], None]] = []
 
 
@@ -49,13 +54,13 @@ def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:
     """Check the format of an opened catalog, and bring it to the newest one when it may be written.
 
     Raises:
-        FormatError: The catalog was written by a newer release; it is left untouched. Or it is older and the
-            connection is read-only, or the file is a DuckDB database of something else.
+        FormatError: The catalog was written by a newer release; it is left untouched.
+        UpgradeNeededError: It is empty or older, and the connection is read-only.
     """
     con.execute("SET TimeZone='UTC'")
     found = format_of(con)
     if found is None and not writable:
-        raise FormatError("catalog.duckdb holds no tensordb catalog; open it once for writing to create one")
+        raise UpgradeNeededError("catalog.duckdb holds no tensordb catalog; open it once for writing to create one")
     version = found or 0
     if version > len(STEPS):
         raise FormatError(
@@ -63,7 +68,9 @@ def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:
         )
     if version < len(STEPS):
         if not writable:
-            raise FormatError(f"catalog format {version} must be upgraded to {len(STEPS)}: open it once for writing")
+            raise UpgradeNeededError(
+                f"catalog format {version} must be upgraded to {len(STEPS)}: open it once for writing"
+            )
         _upgrade(con, version)
 
 

@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,7 @@ class Catalog:
     @contextmanager
     def read(self, doing: str = "reading the catalog") -> Iterator[duckdb.DuckDBPyConnection]:
         """Hold the catalog for reading."""
-        with self._lease.connection(write=False) as con:
+        with self._leased(doing, write=False) as con:
             self._refresh()
             if not self._depth:
                 with translated(doing):
@@ -90,7 +90,7 @@ class Catalog:
     def write(self, doing: str) -> Iterator[duckdb.DuckDBPyConnection]:
         """Hold the catalog for one write, atomic by itself or as a part of the transaction around it."""
         self._check_writable(doing)
-        with self._settled(doing), self._lease.connection(write=True) as con:
+        with self._settled(doing), self._leased(doing, write=True) as con:
             self._refresh()
             if self._depth:
                 with self._dooming(), translated(doing):
@@ -106,7 +106,7 @@ class Catalog:
         """Make the writes of a block all or nothing."""
         doing = "a transaction"
         self._check_writable(doing)
-        with self._settled(doing), self._lease.connection(write=True) as con:
+        with self._settled(doing), self._leased(doing, write=True) as con:
             self._refresh()
             if not self._depth:
                 with self._outermost(con, doing):
@@ -136,10 +136,10 @@ class Catalog:
         Raises:
             DatasetNotFoundError: There is none; the message lists some that exist.
         """
+        if not isinstance(name, str):
+            raise InvalidInputError(f"a dataset name is text, not {type(name).__name__}: {name!r}")
         row = self._known.datasets.get(name)
         if row is None:
-            if not isinstance(name, str):
-                raise InvalidInputError(f"a dataset name is text, not {type(name).__name__}: {name!r}")
             row = datasets.fetch(con, name)
             if row is None:
                 names = ", ".join(repr(each.name) for each in datasets.fetch_all(con)[:10]) or "none"
@@ -199,6 +199,14 @@ class Catalog:
     def close(self) -> None:
         """Close the connection; doing it twice is fine."""
         self._lease.close()
+
+    @contextmanager
+    def _leased(self, doing: str, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Hold the lease's connection; only what DuckDB says while it opens the file is translated here."""
+        with ExitStack() as stack:
+            with translated(doing):
+                con = stack.enter_context(self._lease.connection(write=write))
+            yield con
 
     def _check_writable(self, doing: str) -> None:
         if self._read_only:
@@ -269,7 +277,7 @@ class Catalog:
     def _is_committed(self) -> bool:
         if self._probe is None:
             return False
-        with self._lease.connection(write=False) as con:
+        with self._leased("looking whether a commit took effect", write=False) as con:
             self._refresh()
             try:
                 row = first(con.execute(*self._probe))
