@@ -45,11 +45,30 @@ def open_file(path: Path, *, writable: bool) -> duckdb.DuckDBPyConnection:
     if not writable and not path.exists():
         raise NotFoundError(f"There is no database in {str(path.parent)!r}. Open the folder for writing to create it.")
     try:
+        if writable and not path.exists():
+            _create(path)
         return _prepared(duckdb.connect(str(path), read_only=not writable, config=_settings(str(path))))
     except duckdb.IOException as error:
         if any(reason in str(error) for reason in ("Permission denied", "Read-only file system")):
             raise StoreError(f"The catalog {str(path)!r} cannot be opened: {error}") from error
         raise
+    except OSError as error:
+        raise StoreError(
+            f"The catalog {str(path)!r} cannot be made: {error}; free space, or choose another place"
+        ) from error
+
+
+def _create(path: Path) -> None:
+    """Make an empty catalog at once or not at all: a kill must not leave a file that is no database."""
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.unlink(missing_ok=True)
+    duckdb.connect(str(unfinished), config=_settings(str(unfinished))).close()
+    os.replace(unfinished, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def open_memory() -> duckdb.DuckDBPyConnection:

@@ -80,6 +80,13 @@ class CatalogLease:
         finally:
             session.leave(epoch)
 
+    def discard(self) -> None:
+        """Have the next block open the catalog anew: after an error the state of the connection is not to be trusted.
+
+        To be called inside a `connection` block.
+        """
+        self._session.discard()
+
     def close(self) -> None:
         """Close the connection and let the catalog go; a second call does nothing.
 

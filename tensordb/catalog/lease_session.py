@@ -53,6 +53,7 @@ class LeaseSession:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._writable = False
         self._depth = 0
+        self._doubtful = False
         self._opened_at = self._used_at = 0.0
         self._unusable = ""
         self._exiting = False
@@ -87,10 +88,15 @@ class LeaseSession:
         try:
             self._depth -= 1
             self._used_at = time.monotonic()
-            if self._depth == 0 and self._used_at - self._opened_at >= QUANTUM and self._wanted():
+            spent = self._used_at - self._opened_at >= QUANTUM
+            if self._depth == 0 and (self._doubtful or (spent and self._wanted())):
                 self._drop()
         finally:
             self._turn.release()
+
+    def discard(self) -> None:
+        """Close the connection as soon as the block of this thread ends; one in memory has nothing to go back to."""
+        self._doubtful = self._file is not None
 
     def tend(self) -> float | None:
         """Do what an idle holder owes the others; returns the seconds to the next look, None when nothing is held."""
@@ -217,6 +223,7 @@ class LeaseSession:
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
+        self._doubtful = False
         try:
             if connection is not None:
                 connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tensordb.catalog import schema
+from tensordb.catalog.failures import translated
 from tensordb.catalog.lease import CatalogLease
 from tensordb.catalog.session import Catalog
 from tensordb.engine.reader import ObjectReader
@@ -47,9 +48,20 @@ class Database:
         self.reader.forget()
 
     def _open_payloads(self, lease: CatalogLease) -> PayloadStore:
-        create = not self.read_only and (self.folder is None or not (self.folder / "catalog.duckdb").exists())
-        with lease.connection(write=create) as con:
-            database_id = schema.database_id(con)
+        database_id = self._database_id(lease)
         if self.folder is None:
             return MemorySegments()
         return SegmentStore(self.folder / "segments", read_only=self.read_only, database_id=database_id)
+
+    def _database_id(self, lease: CatalogLease) -> bytes:
+        # Reading first: opening a database does not wait for those that read it, and a newer one is not touched.
+        with translated(f"opening {self.folder}"):
+            if self.read_only or (self.folder is not None and (self.folder / "catalog.duckdb").exists()):
+                try:
+                    with lease.connection(write=False) as con:
+                        return schema.database_id(con)
+                except schema.UpgradeNeededError:
+                    if self.read_only:
+                        raise
+            with lease.connection(write=True) as con:
+                return schema.database_id(con)
