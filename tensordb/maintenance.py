@@ -88,7 +88,7 @@ class Maintenance:
             IntegrityError: The catalog itself cannot be read.
         """
         with self._db.catalog.read() as con:
-            rows = datasets.fetch_all(con) if name is None else [self._db.catalog.dataset(con, name)]
+            rows = datasets.fetch_all(con) if name is None else [self._db.catalog.known.dataset(con, name)]
         count, seen, damaged = 0, 0, []
         for row in rows:
             found, objects_read, broken = self._verify_dataset(row.name)
@@ -131,7 +131,7 @@ class Maintenance:
 
     def _verify_dataset(self, name: str) -> tuple[int, int, list[DamagedRecord]]:
         with self._db.catalog.read() as con:
-            rows = records.everything(con, self._db.catalog.dataset(con, name))
+            rows = records.everything(con, self._db.catalog.known.dataset(con, name))
         by_object: dict[bytes, list[RecordRow]] = {}
         for row in rows:
             by_object.setdefault(row.object_id, []).append(row)
@@ -174,7 +174,7 @@ class Maintenance:
             payloads.flush()
             with catalog.write("moving payloads") as con:
                 objects.move(con, places)
-                catalog.forget_inline_nbytes()
+                catalog.known.forget_inline_nbytes()
         self._db.reader.forget()
         return len(places)
 

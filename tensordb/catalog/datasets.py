@@ -44,8 +44,6 @@ class DatasetRow:
 
 def fetch(con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow | None:
     """Return the dataset of this exact name."""
-    if not name.isprintable() and "\ufffd" in name.encode("utf-8", "replace").decode():
-        return None
     row = first(con.execute(f"SELECT {_COLUMNS} FROM tensordb.datasets WHERE name = ?", [name]))
     return _dataset(row) if row else None
 

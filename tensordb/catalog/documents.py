@@ -68,14 +68,14 @@ def _plain_mapping(mapping: Mapping[Any, Any], path: str, depth: int) -> dict[st
         if type(key) is not str:
             raise InvalidInputError(f"{path} has the key {key!r} of type {type(key).__name__}; keys must be text")
         plain[key] = value if type(value) in _PLAIN and type(value) is not str else _plain(value, path, key, depth)
-        _check_text(key, f"{path} key")
+        check_text(key, f"{path} key")
     return plain
 
 
 def _plain(value: Any, path: str, key: str | int, depth: int) -> Any:
     kind = type(value)
     if kind is str:
-        return _check_text(value, _join(path, key))
+        return check_text(value, _join(path, key))
     if kind in _PLAIN or kind in (dt.datetime, dt.date):
         return value
     if depth >= MAX_DEPTH:
@@ -112,11 +112,12 @@ def _scalar(value: Any, path: str) -> Any:
     )
 
 
-def _check_text(text: str, path: str) -> str:
+def check_text(text: str, path: str) -> str:
+    """Return a text; raise InvalidInputError when it has lone surrogates, which no encoding can store."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidInputError(f"{path} is not valid Unicode text: {error}") from None
+        raise InvalidInputError(f"{path} {text!r} is not valid Unicode text: {error}") from None
     return text
 
 

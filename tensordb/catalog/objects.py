@@ -10,6 +10,9 @@ import duckdb
 from tensordb.catalog.rows import scalar
 
 
+OBJECT_ID_NBYTES = 16
+
+
 class ObjectRow(NamedTuple):
     """Where an object's payload is: in a segment, or inline in `payload`."""
 

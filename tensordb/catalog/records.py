@@ -19,7 +19,7 @@ from tensordb.errors import InvalidQueryError
 
 Result = TypeVar("Result")
 
-_COLUMNS = "seq, record_id, created_at, object_id, page_row, spec_id, document"
+RECORD_COLUMNS = "seq, record_id, created_at, object_id, page_row, spec_id, document"
 _INTERNAL = (
     "r.seq AS _seq, r.object_id AS _object_id, r.page_row AS _page_row, r.spec_id AS _spec_id, "
     "r.document AS _document, "
@@ -132,7 +132,7 @@ def last_sequence(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None
 
 def by_id(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_id: str) -> RecordRow | None:
     """Return one record."""
-    found = first(con.execute(f"SELECT {_COLUMNS} FROM {row.table} WHERE record_id = ?", [record_id]))
+    found = first(con.execute(f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE record_id = ?", [record_id]))
     return RecordRow(*found) if found else None
 
 
@@ -145,7 +145,7 @@ def by_ids(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: Sequence
     rest = [each for each in record_ids if each not in found]
     if rest:
         rows = con.execute(
-            f"SELECT {_COLUMNS} FROM {row.table} WHERE record_id IN (SELECT unnest(?::VARCHAR[]))", [rest]
+            f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE record_id IN (SELECT unnest(?::VARCHAR[]))", [rest]
         ).fetchall()
         found.update((each[1], RecordRow(*each)) for each in rows)
     return found
@@ -154,14 +154,14 @@ def by_ids(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: Sequence
 def by_sequence(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> list[RecordRow]:
     """Return the records of these sequence numbers, in no particular order."""
     rows = con.execute(
-        f"SELECT {_COLUMNS} FROM {row.table} WHERE seq IN (SELECT unnest(?::BIGINT[]))", [list(numbers)]
+        f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE seq IN (SELECT unnest(?::BIGINT[]))", [list(numbers)]
     ).fetchall()
     return [RecordRow(*each) for each in rows]
 
 
 def everything(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> list[RecordRow]:
     """Return all records of a dataset in insertion order."""
-    rows = con.execute(f"SELECT {_COLUMNS} FROM {row.table} ORDER BY seq").fetchall()
+    rows = con.execute(f"SELECT {RECORD_COLUMNS} FROM {row.table} ORDER BY seq").fetchall()
     return [RecordRow(*each) for each in rows]
 
 

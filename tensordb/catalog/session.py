@@ -14,39 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
 
-from tensordb.catalog import datasets, objects, records, specs
-from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.failures import translate, translated
 from tensordb.catalog.lease import CatalogLease
+from tensordb.catalog.remembered import Remembered
 from tensordb.catalog.rows import first
 from tensordb.errors import (
     AlreadyExistsError,
     ConflictError,
-    DatasetNotFoundError,
     InvalidInputError,
     InvalidQueryError,
     NotFoundError,
     ReadOnlyError,
 )
-from tensordb.model import TensorSpec
 
 Probe = tuple[str, list[Any]]
-
-
-@dataclass
-class Known:
-    """What is remembered of the catalog while its connection stays open."""
-
-    datasets: dict[str, DatasetRow] = field(default_factory=dict)
-    last_seq: dict[int, int | None] = field(default_factory=dict)
-    inline_nbytes: int | None = None
-    specs: dict[int, TensorSpec] = field(default_factory=dict)
-    spec_ids: dict[TensorSpec, int] = field(default_factory=dict)
 
 
 class Catalog:
@@ -66,7 +51,7 @@ class Catalog:
         self._writing = writing
         self._before_commit = before_commit
         # All of these are touched only by the thread that holds the connection.
-        self._known = Known()
+        self.known = Remembered()
         self._epoch = -1
         self._depth = 0
         self._in_transaction = False
@@ -92,6 +77,7 @@ class Catalog:
         self._check_writable(doing)
         with self._settled(doing), self._leased(doing, write=True) as con:
             self._refresh()
+            self.known.begin_write()
             if self._depth:
                 with self._dooming(), translated(doing):
                     yield con
@@ -121,6 +107,10 @@ class Catalog:
                     self._doomed_by = self._doomed_by or error
                 raise
 
+    def forget(self) -> None:
+        """Drop everything remembered."""
+        self.known = Remembered()
+
     @property
     def in_transaction(self) -> bool:
         """Whether the block that this thread is in belongs to a `transaction`; meaningful only inside a block."""
@@ -129,72 +119,6 @@ class Catalog:
     def expect(self, probe: Probe) -> None:
         """Leave a query that returns a true value exactly when the current write is committed."""
         self._probe = probe
-
-    def dataset(self, con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow:
-        """Return the dataset of this name.
-
-        Raises:
-            DatasetNotFoundError: There is none; the message lists some that exist.
-        """
-        if not isinstance(name, str):
-            raise InvalidInputError(f"a dataset name is text, not {type(name).__name__}: {name!r}")
-        row = self._known.datasets.get(name)
-        if row is None:
-            row = datasets.fetch(con, name)
-            if row is None:
-                names = ", ".join(repr(each.name) for each in datasets.fetch_all(con)[:10]) or "none"
-                raise DatasetNotFoundError(
-                    f"no dataset is named {name!r} (there are: {names}); create_dataset makes one"
-                )
-            self._known.datasets[name] = row
-        return row
-
-    def remember_dataset(self, row: DatasetRow) -> None:
-        """Take over a dataset's changed state."""
-        self._known.datasets[row.name] = row
-
-    def forget(self) -> None:
-        """Drop everything remembered."""
-        self._known = Known()
-
-    def last_seq(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:
-        """Return the largest sequence number of a dataset."""
-        if row.dataset_id not in self._known.last_seq:
-            self._known.last_seq[row.dataset_id] = records.last_sequence(con, row)
-        return self._known.last_seq[row.dataset_id]
-
-    def forget_sequence(self, row: DatasetRow) -> None:
-        """Have the largest sequence number looked up again after records were inserted or deleted."""
-        self._known.last_seq.pop(row.dataset_id, None)
-
-    def advance(self, row: DatasetRow, seq: int) -> None:
-        """Remember the largest sequence number after an insert."""
-        self._known.last_seq[row.dataset_id] = seq
-
-    def inline_nbytes(self, con: duckdb.DuckDBPyConnection) -> int:
-        """Return the bytes of inline payloads."""
-        if self._known.inline_nbytes is None:
-            self._known.inline_nbytes = objects.inline_nbytes(con)
-        return self._known.inline_nbytes
-
-    def add_inline_nbytes(self, nbytes: int) -> None:
-        """Count an inline payload that was just inserted."""
-        if self._known.inline_nbytes is not None:
-            self._known.inline_nbytes += nbytes
-
-    def forget_inline_nbytes(self) -> None:
-        """Have the bytes of inline payloads summed again after objects were deleted or moved."""
-        self._known.inline_nbytes = None
-
-    def spec_id(self, con: duckdb.DuckDBPyConnection, spec: TensorSpec, nbytes: int) -> int:
-        """Return the number of a spec, adding it when it is new (inside a write)."""
-        number = self._known.spec_ids.get(spec)
-        if number is None:
-            number = specs.find(con, spec)
-            if number is None:
-                number = specs.add(con, spec, nbytes)
-            self._known.spec_ids[spec] = number
-        return number
 
     def close(self) -> None:
         """Close the connection; doing it twice is fine."""
@@ -286,7 +210,7 @@ class Catalog:
             return bool(row and row[0])
 
     def _roll_back(self, con: duckdb.DuckDBPyConnection) -> None:
-        self.forget()
+        self.known = Remembered()
         try:
             con.execute("ROLLBACK")
         except duckdb.Error:

@@ -168,5 +168,11 @@ def metadata_length(metadata: Any) -> int | None:
 
 
 def _as_table(metadata: Any) -> pa.Table:
-    table = metadata if isinstance(metadata, pa.Table) else pa.table(metadata)
-    return table.drop_columns([name for name in table.column_names if name.startswith("__index_level_")])
+    if hasattr(metadata, "reset_index"):  # pandas would make a column of a named index
+        metadata = metadata.reset_index(drop=True)
+    try:
+        return metadata if isinstance(metadata, pa.Table) else pa.table(metadata)
+    except pa.ArrowException as error:
+        raise InvalidInputError(
+            f"metadata, a {type(metadata).__name__}, does not fit Arrow's columns: {error}; give a list of dicts"
+        ) from error

@@ -29,7 +29,7 @@ def create_dataset(db: Database, name: str, schema: Mapping[str, Any] | None, co
         row = datasets.create(
             con, name, parsed.to_dict() or None, None if config is None else config.to_dict(), parsed.columns()
         )
-        db.catalog.remember_dataset(row)
+        db.catalog.known.remember_dataset(row)
         db.catalog.expect(("SELECT 1 FROM tensordb.datasets WHERE name = ?", [name]))
 
 
@@ -41,20 +41,22 @@ def list_datasets(db: Database) -> list[str]:
 
 def dataset_exists(db: Database, name: str) -> bool:
     """Tell whether a dataset has this exact name."""
+    if not isinstance(name, str):
+        return False
     with db.catalog.read() as con:
-        return isinstance(name, str) and datasets.fetch(con, name) is not None
+        return datasets.fetch(con, documents.check_text(name, "the dataset name")) is not None
 
 
 def count(db: Database, name: str, selection: Selection) -> int:
     """Return how many records match."""
     with db.catalog.read() as con:
-        return records.count(con, db.catalog.dataset(con, name), selection)
+        return records.count(con, db.catalog.known.dataset(con, name), selection)
 
 
 def delete_dataset(db: Database, name: str) -> None:
     """Delete a dataset with all its records."""
     with db.catalog.write(f"deleting dataset {name!r}") as con:
-        row = db.catalog.dataset(con, name)
+        row = db.catalog.known.dataset(con, name)
         objects.release(con, records.references(con, row))
         datasets.drop(con, row)
         db.catalog.forget()
@@ -67,12 +69,12 @@ def update_metadata(db: Database, name: str, record_id: str, metadata: Any, *, m
     if given is None and merge:
         raise InvalidInputError("there is nothing to merge in metadata=None; give a mapping")
     with db.catalog.write(f"updating {record_id!r} in {name!r}") as con:
-        row = db.catalog.dataset(con, name)
+        row = db.catalog.known.dataset(con, name)
         found = _record(con, row, record_id)
         document = {**documents.unpack(found.document), **(given or {})} if merge else given
         DatasetSchema.parse(row.schema).check_metadata(document)
         row = datasets.adapt_fields(con, row, fields.struct_of([document]))
-        db.catalog.remember_dataset(row)
+        db.catalog.known.remember_dataset(row)
         records.set_document(con, row, found.seq, document)
         db.catalog.expect(
             (
@@ -85,7 +87,7 @@ def update_metadata(db: Database, name: str, record_id: str, metadata: Any, *, m
 def delete_record(db: Database, name: str, record_id: str) -> None:
     """Delete one record."""
     with db.catalog.write(f"deleting {record_id!r} from {name!r}") as con:
-        row = db.catalog.dataset(con, name)
+        row = db.catalog.known.dataset(con, name)
         _delete(db, con, row, [_record(con, row, record_id).seq])
 
 
@@ -94,7 +96,7 @@ def delete_where(db: Database, name: str, selection: Selection) -> int:
     if selection.where is None:
         raise InvalidInputError("delete_where needs a condition; delete_dataset deletes everything")
     with db.catalog.write(f"deleting from {name!r}") as con:
-        row = db.catalog.dataset(con, name)
+        row = db.catalog.known.dataset(con, name)
         numbers = records.matching(con, row, selection).tolist()
         if numbers:
             _delete(db, con, row, numbers)
@@ -103,8 +105,8 @@ def delete_where(db: Database, name: str, selection: Selection) -> int:
 
 def _delete(db: Database, con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> None:
     objects.release(con, records.delete(con, row, numbers))
-    db.catalog.forget_sequence(row)
-    db.catalog.forget_inline_nbytes()
+    db.catalog.known.forget_sequence(row)
+    db.catalog.known.forget_inline_nbytes()
     db.catalog.expect((f"SELECT NOT EXISTS (SELECT 1 FROM {row.table} WHERE seq = ?)", [numbers[0]]))
 
 
@@ -120,7 +122,4 @@ def _check_name(name: Any) -> None:
         raise InvalidInputError(f"a dataset name is text, not {type(name).__name__}: {name!r}")
     if not name.strip() or "\0" in name:
         raise InvalidInputError(f"{name!r} cannot name a dataset: give at least one visible character, and no NUL")
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(f"the dataset name {name!r} is not valid Unicode text: {error}") from None
+    documents.check_text(name, "the dataset name")

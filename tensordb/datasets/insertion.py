@@ -21,6 +21,7 @@ import torch
 from tensordb import tensors
 from tensordb.catalog import datasets, documents, fields, ids, records
 from tensordb.catalog.datasets import DatasetRow
+from tensordb.catalog.objects import OBJECT_ID_NBYTES
 from tensordb.catalog.records import NewRecords
 from tensordb.datasets.batching import Batch, batches, metadata_length, metadata_rows
 from tensordb.datasets.lookup import check_id
@@ -76,7 +77,9 @@ class _Incoming:
         part = np.repeat(np.arange(len(self.parts)), lengths)[order]
         row = np.concatenate([np.arange(length) for length in lengths])[order]
         whole = np.array([not batch.is_page for batch, _, _ in self.parts])[part]
-        object_ids = pa.array([object_id for _, object_id, _ in self.parts], pa.binary()).take(pa.array(part))
+        # Not by Arrow's take(): its compute module alone takes longer to load than all this to run.
+        keys = np.array([object_id for _, object_id, _ in self.parts], f"V{OBJECT_ID_NBYTES}")[part]
+        object_ids = pa.Array.from_buffers(pa.binary(OBJECT_ID_NBYTES), len(keys), [None, pa.py_buffer(keys)])
         spec_ids = np.array([numbers[spec] for _, _, spec in self.parts])[part]
         return object_ids, pa.array(row, pa.int32(), mask=whole), pa.array(spec_ids, pa.int32())
 
@@ -171,7 +174,7 @@ class Inserter:
 
     def _fetch_settings(self, name: str) -> _Settings:
         with self._db.catalog.read() as con:
-            row = self._db.catalog.dataset(con, name)
+            row = self._db.catalog.known.dataset(con, name)
         config = None if row.config is None else CompressionConfig.from_dict(row.config)
         settings = _Settings(_identity(row), DatasetSchema.parse(row.schema), config)
         self._settings[row.name] = settings
@@ -188,7 +191,7 @@ class Inserter:
         guess: bool = False,
     ) -> list[str]:
         with self._db.catalog.write(f"inserting into {name!r}") as con:
-            row = self._db.catalog.dataset(con, name)
+            row = self._db.catalog.known.dataset(con, name)
             if _identity(row) != settings.identity:
                 raise _DatasetReplacedError(
                     f"dataset {name!r} was deleted and created anew while this was made ready; repeat the insert"
@@ -196,7 +199,7 @@ class Inserter:
             if record_ids is not None:
                 _check_free(con, row, record_ids)
             row = datasets.adapt_fields(con, row, fields.struct_of(written))
-            self._db.catalog.remember_dataset(row)
+            self._db.catalog.known.remember_dataset(row)
             self._name(con, incoming, guess=guess and not self._db.catalog.in_transaction)
             return self._insert_rows(con, row, incoming, record_ids, written)
 
@@ -217,13 +220,13 @@ class Inserter:
         written: Sequence[dict[str, Any] | None],
     ) -> list[str]:
         catalog = self._db.catalog
-        numbers = {spec: catalog.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in incoming.specs()}
+        numbers = {spec: catalog.known.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in incoming.specs()}
         object_ids, page_rows, spec_ids = incoming.columns(numbers)
-        first = ids.first_sequence(catalog.last_seq(con, row))
+        first = ids.first_sequence(catalog.known.last_seq(con, row))
         names = record_ids or ids.generated_ids(first, len(object_ids), row.nonce)
         new = NewRecords(first, names, object_ids, page_rows, spec_ids, written)
         records.insert(con, row, new)
-        catalog.advance(row, first + len(names) - 1)
+        catalog.known.advance(row, first + len(names) - 1)
         catalog.expect((f"SELECT 1 FROM {row.table} WHERE record_id = ?", [names[-1]]))
         return names
 
@@ -251,7 +254,7 @@ def _checked(source: Iterator[Batch], settings: _Settings) -> Iterator[Batch]:
 def _documents(metadata: Any, total: int, settings: _Settings) -> list[dict[str, Any] | None]:
     """Return as many checked documents as there are tensors."""
     rows = metadata_rows(metadata)
-    found = [document for document, _ in zip(rows, range(total), strict=False)]
+    found = [document for _, document in zip(range(total), rows, strict=False)]
     if len(found) != total or (metadata is not None and next(rows, found) is not found):
         raise InvalidInputError(f"metadata has not as many rows as there are tensors ({total}); they must match")
     if settings.schema.metadata:

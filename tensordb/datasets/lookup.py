@@ -37,8 +37,10 @@ def get(
     device: torch.device | str | None = None,
 ) -> Record:
     """Return one record, or what `index` picks of its tensor."""
+    if out is not None and not isinstance(out, torch.Tensor):
+        raise InvalidInputError(f"out= is a {type(out).__name__}; give a tensor like the result")
     with db.catalog.read() as con:
-        row = records.by_id(con, db.catalog.dataset(con, name), check_id(record_id))
+        row = db.catalog.known.records(con, db.catalog.known.dataset(con, name), [check_id(record_id)]).get(record_id)
         if row is None:
             raise not_found(name, record_id)
         located = db.reader.locate(con, name, [row])
@@ -52,7 +54,8 @@ def get_many(db: Database, name: str, record_ids: Sequence[str]) -> list[Record]
         raise InvalidInputError(f"record_ids is the text {record_ids!r}; give a list of ids")
     wanted = [check_id(each) for each in record_ids]
     with db.catalog.read() as con:
-        found = records.by_ids(con, db.catalog.dataset(con, name), wanted) if wanted else {}
+        row = db.catalog.known.dataset(con, name)
+        found = db.catalog.known.records(con, row, wanted) if wanted else {}
         missing = [each for each in wanted if each not in found]
         if missing:
             raise not_found(name, missing[0], also=len(missing) - 1)
@@ -63,7 +66,7 @@ def get_many(db: Database, name: str, record_ids: Sequence[str]) -> list[Record]
 def everything(db: Database, name: str) -> list[Record]:
     """Return all records in insertion order."""
     with db.catalog.read() as con:
-        located = db.reader.locate(con, name, records.everything(con, db.catalog.dataset(con, name)))
+        located = db.reader.locate(con, name, records.everything(con, db.catalog.known.dataset(con, name)))
     return _records(db, located)
 
 
@@ -72,7 +75,7 @@ def select(db: Database, name: str, where: Where, selection: Selection) -> list[
     if callable(where):
         return _filter(scan(db, name, Selection(order_by=selection.order_by)), where, selection.limit)
     with db.catalog.read() as con:
-        located = db.reader.locate(con, name, records.select(con, db.catalog.dataset(con, name), selection))
+        located = db.reader.locate(con, name, records.select(con, db.catalog.known.dataset(con, name), selection))
     return _records(db, located)
 
 
@@ -95,7 +98,7 @@ def sequence(db: Database, name: str, selection: Selection) -> np.ndarray[Any, n
     """Return the sequence numbers of the records that match, in order."""
     with db.catalog.read() as con:
         unlimited = Selection(selection.where, selection.params, selection.order_by)
-        return records.matching(con, db.catalog.dataset(con, name), unlimited)
+        return records.matching(con, db.catalog.known.dataset(con, name), unlimited)
 
 
 def sample(db: Database, name: str, n_samples: int, seed: int | None, selection: Selection) -> list[Record]:
@@ -120,7 +123,7 @@ def check_id(record_id: Any) -> str:
     """Return a record id; raise InvalidInputError unless it is text."""
     if not isinstance(record_id, str):
         raise InvalidInputError(f"a record id is text, not {type(record_id).__name__}: {record_id!r}")
-    return record_id
+    return record_id if record_id.isascii() else documents.check_text(record_id, "the record id")
 
 
 def check_count(value: Any, what: str) -> int:
@@ -139,7 +142,7 @@ def not_found(name: str, record_id: str, *, also: int = 0) -> TensorNotFoundErro
 def _locate(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Located:
     wanted = numbers.tolist()
     with db.catalog.read() as con:
-        found = records.by_sequence(con, db.catalog.dataset(con, name), wanted) if wanted else []
+        found = records.by_sequence(con, db.catalog.known.dataset(con, name), wanted) if wanted else []
         place = {number: position for position, number in enumerate(wanted)}
         return db.reader.locate(con, name, sorted(found, key=lambda row: place[row.seq]))
 

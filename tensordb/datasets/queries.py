@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from tensordb.catalog import datasets
+from tensordb.catalog import datasets, documents
 from tensordb.catalog.failures import user_sql
 from tensordb.catalog.records import Selection
 from tensordb.datasets.lookup import Params, check_count
@@ -26,6 +26,8 @@ def selection(where: Any, params: Params = None, order_by: str | None = None, li
     for text, what in ((where, "where"), (order_by, "order_by")):
         if text is not None and (not isinstance(text, str) or not text.strip()):
             raise InvalidInputError(f"{what} is {text!r}; give SQL text such as 'metadata.loss < 1', or None")
+        if text is not None:
+            documents.check_text(text, what)
     if params is not None and (isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping)):
         raise InvalidInputError(f"params is {params!r}; give a sequence for ?, or a mapping for $name")
     if params and where is None and order_by is None:
@@ -46,6 +48,7 @@ def sql(db: Database, query: str, params: Params) -> pa.Table:
     """Run one statement that only reads."""
     if not isinstance(query, str) or not query.strip():
         raise InvalidInputError(f"query is {query!r}; give one SQL statement")
+    documents.check_text(query, "query")
     with db.catalog.read() as con, user_sql(query):
         kind = _kind_of(con, query)
         if kind == duckdb.StatementType.MULTI or (db.catalog.in_transaction and kind != duckdb.StatementType.EXPLAIN):

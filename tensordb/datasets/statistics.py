@@ -93,7 +93,7 @@ class CompressionStats:
 def compression_stats(db: Database, name: str | None) -> CompressionStats:
     """Return the totals of one dataset, or of all for None."""
     with db.catalog.read() as con:
-        rows = datasets.fetch_all(con) if name is None else [db.catalog.dataset(con, name)]
+        rows = datasets.fetch_all(con) if name is None else [db.catalog.known.dataset(con, name)]
         count = sum(records.count(con, row, Selection()) for row in rows)
         totals = objects.totals(con, [row.table for row in rows])
     return CompressionStats(

@@ -108,7 +108,7 @@ class ObjectWriter:
         )
 
     def _has_room(self, con: duckdb.DuckDBPyConnection, nbytes: int) -> bool:
-        if self._catalog.inline_nbytes(con) + nbytes > INLINE_TOTAL:
+        if self._catalog.known.inline_nbytes(con) + nbytes > INLINE_TOTAL:
             return False
-        self._catalog.add_inline_nbytes(nbytes)
+        self._catalog.known.add_inline_nbytes(nbytes)
         return True

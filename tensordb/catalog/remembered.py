@@ -1,0 +1,123 @@
+"""What may be remembered of the catalog while its connection stays open: nobody else can write then.
+
+`Catalog` begins anew whenever the connection was reopened or a transaction rolled back, and has `begin_write` called
+before anything changes. Touched only by the thread that holds the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+
+from tensordb.catalog import datasets, documents, objects, records, specs
+from tensordb.catalog.datasets import DatasetRow
+from tensordb.catalog.mirror import MAX_RECORDS, WORTH_IT, Mirror
+from tensordb.catalog.records import RecordRow, Selection
+from tensordb.errors import DatasetNotFoundError, InvalidInputError
+from tensordb.model import TensorSpec
+
+
+class Remembered:
+    """Answers about the catalog, asked of DuckDB once."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, DatasetRow] = {}
+        self._last_seq: dict[int, int | None] = {}
+        self._inline_nbytes: int | None = None
+        self._spec_ids: dict[TensorSpec, int] = {}
+        self._lookups: dict[int, int] = {}
+        self._mirrors: dict[int, Mirror | None] = {}
+
+    def begin_write(self) -> None:
+        """Drop what the next statement may make wrong."""
+        if self._lookups:
+            self._lookups, self._mirrors = {}, {}
+
+    def dataset(self, con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow:
+        """Return the dataset of this name.
+
+        Raises:
+            DatasetNotFoundError: There is none; the message lists some that exist.
+        """
+        if not isinstance(name, str):
+            raise InvalidInputError(f"a dataset name is text, not {type(name).__name__}: {name!r}")
+        row = self._datasets.get(name)
+        if row is None:
+            row = datasets.fetch(con, documents.check_text(name, "the dataset name"))
+            if row is None:
+                names = ", ".join(repr(each.name) for each in datasets.fetch_all(con)[:10]) or "none"
+                raise DatasetNotFoundError(
+                    f"no dataset is named {name!r} (there are: {names}); create_dataset makes one"
+                )
+            self._datasets[name] = row
+        return row
+
+    def remember_dataset(self, row: DatasetRow) -> None:
+        """Take over a dataset's changed state."""
+        self._datasets[row.name] = row
+
+    def records(
+        self, con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: Sequence[str]
+    ) -> dict[str, RecordRow]:
+        """Return the records of these ids, inside a block that reads; ids that no record has are left out."""
+        mirror = self._mirror(con, row, len(record_ids))
+        found = mirror.find(record_ids) if mirror is not None else {}
+        rest = [each for each in record_ids if each not in found]
+        if len(rest) == 1:
+            single = records.by_id(con, row, rest[0])
+            found.update({rest[0]: single} if single else {})
+        elif rest:
+            found.update(records.by_ids(con, row, rest))
+        return found
+
+    def last_seq(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:
+        """Return the largest sequence number of a dataset."""
+        if row.dataset_id not in self._last_seq:
+            self._last_seq[row.dataset_id] = records.last_sequence(con, row)
+        return self._last_seq[row.dataset_id]
+
+    def forget_sequence(self, row: DatasetRow) -> None:
+        """Have the largest sequence number looked up again after records were deleted."""
+        self._last_seq.pop(row.dataset_id, None)
+
+    def advance(self, row: DatasetRow, seq: int) -> None:
+        """Remember the largest sequence number after an insert."""
+        self._last_seq[row.dataset_id] = seq
+
+    def inline_nbytes(self, con: duckdb.DuckDBPyConnection) -> int:
+        """Return the bytes of inline payloads."""
+        if self._inline_nbytes is None:
+            self._inline_nbytes = objects.inline_nbytes(con)
+        return self._inline_nbytes
+
+    def add_inline_nbytes(self, nbytes: int) -> None:
+        """Count an inline payload that was just inserted."""
+        if self._inline_nbytes is not None:
+            self._inline_nbytes += nbytes
+
+    def forget_inline_nbytes(self) -> None:
+        """Have the bytes of inline payloads summed again after objects were deleted or moved."""
+        self._inline_nbytes = None
+
+    def spec_id(self, con: duckdb.DuckDBPyConnection, spec: TensorSpec, nbytes: int) -> int:
+        """Return the number of a spec, adding it when it is new (inside a write)."""
+        number = self._spec_ids.get(spec)
+        if number is None:
+            number = specs.find(con, spec)
+            if number is None:
+                number = specs.add(con, spec, nbytes)
+            self._spec_ids[spec] = number
+        return number
+
+    def _mirror(self, con: duckdb.DuckDBPyConnection, row: DatasetRow, lookups: int) -> Mirror | None:
+        key = row.dataset_id
+        if key not in self._mirrors:
+            self._lookups[key] = self._lookups.get(key, 0) + lookups
+            if self._lookups[key] < WORTH_IT:
+                return None
+            count = records.count(con, row, Selection())
+            if self._lookups[key] * WORTH_IT < count:
+                return None
+            self._mirrors[key] = Mirror.of(con, row) if count <= MAX_RECORDS else None
+        return self._mirrors[key]
