@@ -1,0 +1,23 @@
+"""Tensor to payload bytes and back. FORMAT.md describes the bytes; pure functions, no I/O.
+
+>>> import torch
+>>> from tensordb.encoding import PayloadReader, encode, get_compression_preset
+>>> encoded = encode(torch.arange(6.0), get_compression_preset("lossless"))
+>>> PayloadReader(b"".join(encoded.buffers)).decode_index(slice(4, None))
+tensor([4., 5.])
+"""
+
+from __future__ import annotations
+
+from tensordb.encoding.pipeline import EncodedTensor, PayloadReader, decode_rows_many, encode
+from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
+
+__all__ = [
+    "COMPRESSION_PRESETS",
+    "CompressionConfig",
+    "EncodedTensor",
+    "PayloadReader",
+    "decode_rows_many",
+    "encode",
+    "get_compression_preset",
+]

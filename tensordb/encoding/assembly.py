@@ -1,0 +1,100 @@
+"""Codes to payload: chunks through filter and codec into frames, and a header before them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb.encoding.choice import MINIMUM_SAVING, RAW_PLAN, Plan
+from tensordb.encoding.format import ENTRY_BYTES, Descriptor, StageRecord, pack_header
+from tensordb.encoding.frames import RAW, FrameList
+from tensordb.encoding.layout import Layout, chunk_elements, layout_of, parameter_frames
+from tensordb.encoding.lossy import Stored
+from tensordb.encoding.workers import for_each
+from tensordb.model import Encoding
+from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
+
+
+def stage_record(stage: Any) -> StageRecord:
+    """Return a stage as a header stores it; None stands for the stage that does nothing."""
+    return StageRecord(stage.id, stage.pack()) if stage is not None else StageRecord()
+
+
+def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan) -> tuple[Descriptor, Plan, FrameList]:
+    """Return the whole payload for one plan, with its descriptor and the plan that was kept to."""
+    shape = stored.spec.shape
+    record = math.prod(shape[1:]) if stored.page else 0
+    itemsize = dtype_from_name(stored.codes_dtype).itemsize
+    chunk = chunk_elements(math.prod(shape), record, itemsize)
+    layout = layout_of(math.prod(shape), record, itemsize, chunk, plan.filter)
+    frames = _write(codes, layout, plan)
+    if plan.optional and frames.nbytes + ENTRY_BYTES * len(frames.words) > (1 - MINIMUM_SAVING) * codes.nbytes:
+        return assemble(stored, codes, RAW_PLAN)
+    for parameter in stored.parameters:
+        data = byte_view(parameter)
+        for begin, end in parameter_frames(parameter.numel()):
+            frames.add(RAW, data[begin:end])
+    frames.finish()
+    descriptor = Descriptor(
+        stored.spec,
+        stored.page,
+        stage_record(stored.quantizer),
+        stage_record(plan.filter),
+        stage_record(plan.codec),
+        chunk,
+        stored.error,
+        stored.note,
+    )
+    header = pack_header(descriptor.pack(), np.array(frames.words, np.uint32), np.array(frames.checksums, np.uint64))
+    frames.buffers.insert(0, header)
+    frames.nbytes += len(header)
+    return descriptor, plan, frames
+
+
+def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan) -> FrameList:
+    """Return the frames of all chunks, made on all cores."""
+    parts: list[FrameList] = [FrameList()] * layout.batches
+
+    def work(index: int) -> None:
+        first, last = layout.batch_chunks(index)
+        begin, end = layout.span(first, last)
+        parts[index] = _write_batch(codes[begin:end], layout, plan)
+
+    for_each(layout.batches, work)
+    frames = FrameList()
+    for part in parts:
+        frames.extend(part)
+    if plan is RAW_PLAN and frames.nbytes - frames.padding == codes.nbytes and codes.nbytes:
+        # Frames without gaps between them are the codes themselves: one buffer instead of one for each chunk.
+        frames.buffers = [codes, bytes(frames.padding)] if frames.padding else [codes]
+    return frames
+
+
+def _write_batch(codes: NDArray[np.uint8], layout: Layout, plan: Plan) -> FrameList:
+    groups = plan.filter.split(codes, layout.records(codes.nbytes))
+    codec = None if plan is RAW_PLAN else plan.codec
+    frames = FrameList()
+    for begin in range(0, codes.nbytes, layout.chunk_bytes):
+        end = min(begin + layout.chunk_bytes, codes.nbytes)
+        for group, data in enumerate(groups):
+            piece = data[layout.group_bytes(group, begin) : layout.group_bytes(group, end)]
+            frames.add_piece(piece, codec, plan.keep_below[group])
+    return frames if plan is RAW_PLAN else frames.joined()
+
+
+def describe(descriptor: Descriptor, quantizer: Any, stages: Any, nbytes: int) -> Encoding:
+    """Return what a payload's stages are called; `stages` has `filter` and `codec`."""
+    names = [stage.name for stage in (stages.filter, stages.codec) if stage.id]
+    return Encoding(
+        compression="+".join(names) or "none",
+        quantization=quantizer.name if quantizer else "none",
+        original_nbytes=nbytes_of(descriptor.spec),
+        stored_nbytes=nbytes,
+        compression_parameters=stages.codec.parameters(),
+        quantization_parameters=quantizer.parameters() if quantizer else {},
+        error=descriptor.error,
+        note=descriptor.note,
+    )

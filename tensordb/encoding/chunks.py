@@ -1,0 +1,146 @@
+"""Chunks of a payload: verified frames back to the bytes of the tensor. Immutable, so that threads may share it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb.encoding.codecs import codec_with_id
+from tensordb.encoding.filters import filter_with_id
+from tensordb.encoding.format import Descriptor, parse_header
+from tensordb.encoding.frames import FrameTable
+from tensordb.encoding.layout import PARAMETER_FRAME_BYTES, layout_of, parameter_frames
+from tensordb.encoding.quantizers import Quantizer, quantizer_with_id
+from tensordb.encoding.quantizers.floats import FLOAT_DTYPES, Floats
+from tensordb.encoding.quantizers.granularity import ParameterMap, PerTensor
+from tensordb.errors import FormatError, InvalidInputError
+from tensordb.tensors import dtype_from_name
+
+Bytes = NDArray[np.uint8]
+
+
+class Chunks:
+    """A payload whose header has been verified.
+
+    Attributes:
+        descriptor: What the header says.
+        codes_dtype: Dtype of what is stored: the quantizer's codes, or the tensor's own.
+        layout: How the codes are cut.
+        where: Which quantization parameter belongs to which element.
+    """
+
+    def __init__(self, payload: memoryview) -> None:
+        header = parse_header(payload)
+        self.payload = payload
+        self.descriptor: Descriptor = header.descriptor
+        spec = self.descriptor.spec
+        if self.descriptor.page and not spec.shape:
+            raise FormatError("payload is a page of a tensor without dimensions; it is forged")
+        self.quantizer = self._quantizer()
+        self.codes_dtype = self.quantizer.codes_dtype if self.quantizer else spec.dtype
+        self.filter = filter_with_id(self.descriptor.filter.id, self.descriptor.filter.parameters, self.codes_dtype)
+        self.codec = codec_with_id(self.descriptor.codec.id, self.descriptor.codec.parameters)
+        self.itemsize = _itemsize(spec.dtype)
+        self.codes_itemsize = _itemsize(self.codes_dtype)
+        self.elements = math.prod(spec.shape)
+        self.record_elements = math.prod(spec.shape[1:]) if self.descriptor.page else 0
+        self.layout = layout_of(
+            self.elements, self.record_elements, self.codes_itemsize, self.descriptor.chunk_elements, self.filter
+        )
+        self.where = self._parameter_map()
+        # The table's own size bounds everything that is computed from the shape.
+        arrays = self.quantizer.parameter_count if self.quantizer else 0
+        frames = self.layout.chunks * self.layout.group_count
+        frames += arrays * -(-4 * self.where.total // PARAMETER_FRAME_BYTES)
+        if frames != len(header.words):
+            raise FormatError(
+                f"frame table has {len(header.words)} entries where the tensor has {frames} frames; it is forged"
+            )
+        spans = parameter_frames(self.where.total) if arrays else []
+        parameter_sizes = np.array([stop - start for start, stop in spans] * arrays, np.int64)
+        self.frames = FrameTable(payload, header, np.concatenate((self.layout.frame_sizes(), parameter_sizes)))
+        self._arrays = self._parameter_spans(arrays, len(spans))
+
+    def _quantizer(self) -> Quantizer | None:
+        stage = self.descriptor.quantizer
+        if not stage.id:
+            return None
+        if self.descriptor.spec.dtype not in FLOAT_DTYPES or 0 in self.descriptor.spec.shape:
+            raise FormatError(f"payload quantizes {self.descriptor.spec}, which cannot be; it is forged")
+        return quantizer_with_id(stage.id, stage.parameters)
+
+    def _parameter_map(self) -> ParameterMap:
+        spec, page = self.descriptor.spec, self.descriptor.page
+        if self.quantizer is None:
+            return ParameterMap.of(PerTensor(), (), 1)
+        try:
+            return self.quantizer.parameter_map(spec, page)
+        except InvalidInputError as error:
+            raise FormatError(f"payload quantizes what its shape has not: {error}") from error
+
+    def _parameter_spans(self, arrays: int, each: int) -> list[tuple[int, int]]:
+        """Return (first frame, first byte) of each parameter array."""
+        first = self.layout.chunks * self.layout.group_count
+        spans = [self.frames.raw_span(first + i * each, first + (i + 1) * each) for i in range(arrays)]
+        if None in spans:
+            raise FormatError("payload has quantization parameters that are not stored raw; it is forged")
+        return [(first + i * each, span[0]) for i, span in enumerate(spans) if span]
+
+    def read_group(self, first: int, last: int, group: int) -> Bytes:
+        """Return a group of chunks `first` to `last` (exclusive), verified and decompressed, flat."""
+        count = self.layout.group_count
+        parts = [self.frames.content(chunk * count + group, self.codec) for chunk in range(first, last)]
+        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
+
+    def read_codes(self, first: int, last: int, out: Bytes) -> None:
+        """Write the codes of chunks `first` to `last` (exclusive) to `out`, which has their bytes."""
+        groups = [self.read_group(first, last, group) for group in range(self.layout.group_count)]
+        self.filter.merge(groups, self.layout.records(out.nbytes), out)
+
+    def read_values(self, first: int, last: int, out: Bytes) -> None:
+        """Write the tensor's bytes of chunks `first` to `last` (exclusive) to `out`, which has their bytes."""
+        if self.quantizer is None:
+            self.read_codes(first, last, out)
+            return
+        start, stop = self.layout.span(first, last)
+        codes = np.empty(stop - start, np.uint8)
+        self.read_codes(first, last, codes)
+        begin, end = start // self.codes_itemsize, stop // self.codes_itemsize
+        parameters = tuple(self.where.for_range(self._reader(*array), begin, end) for array in self._arrays)
+        shape = self.where.shape_of(end - begin)
+        out[:] = self.quantizer.restore(codes, parameters, shape, self.descriptor.spec.dtype)
+
+    def record_parameters(self, rows: NDArray[np.int64]) -> tuple[Floats, ...]:
+        """Return the quantization parameters of records of a page, broadcastable to ``[rows, elements]``."""
+        return tuple(self.where.for_records(self._reader(*array), rows) for array in self._arrays)
+
+    def _reader(self, frame: int, offset: int) -> Callable[[int, int], Any]:
+        def read(start: int, stop: int) -> Any:
+            """Return parameters start to stop; only the frames they lie in are verified."""
+            per_frame = PARAMETER_FRAME_BYTES // 4
+            for index in range(start // per_frame, -(-stop // per_frame)):
+                self.frames.verified(frame + index)
+            return np.frombuffer(self.payload, np.float32, stop - start, offset + 4 * start)
+
+        return read
+
+    def verify(self) -> None:
+        """Check every frame and that all of them decode.
+
+        Raises:
+            IntegrityError: if anything is not as it was written.
+        """
+        self.frames.check_padding()
+        for frame in range(len(self.frames)):
+            self.frames.content(frame, self.codec)
+
+
+def _itemsize(dtype: str) -> int:
+    try:
+        return dtype_from_name(dtype).itemsize
+    except InvalidInputError as error:
+        raise FormatError(f"payload holds {dtype}, which the installed torch lacks; use a newer torch") from error

@@ -1,0 +1,79 @@
+"""What every codec is: a frozen configuration that turns bytes into fewer bytes and back.
+
+A codec is its own configuration. Decompression never depends on the configuration, only on the compressed bytes and
+the size that they must decompress to; it raises IntegrityError for anything else and allocates no more than that size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+
+Buffer = Any
+"""Anything with the buffer protocol: bytes, memoryview, a contiguous NumPy array."""
+
+
+class Codec(ABC):
+    """Bytes to bytes. `id` is what a payload stores for it and never changes; `name` is what users write."""
+
+    id: ClassVar[int]
+    name: ClassVar[str]
+
+    @abstractmethod
+    def compress(self, data: Buffer) -> bytes:
+        """Return `data` compressed."""
+
+    @abstractmethod
+    def decompress(self, data: Buffer, size: int) -> bytes:
+        """Return the original of `data`, which is exactly `size` bytes.
+
+        Raises:
+            IntegrityError: if `data` is damaged or is not `size` bytes once decompressed.
+        """
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """Return the configuration as JSON values; ``type(self)(**parameters)`` rebuilds the codec."""
+
+    @abstractmethod
+    def pack(self) -> bytes:
+        """Return the configuration as a payload stores it."""
+
+    @classmethod
+    @abstractmethod
+    def unpack(cls, data: bytes) -> Self:
+        """Return the codec whose `pack` gave `data`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``{"name": …, "configuration": …}``, JSON-clean."""
+        return {"name": self.name, "configuration": self.parameters()}
+
+
+def check_level(codec: str, level: Any, lowest: int, highest: int, what: str = "level") -> None:
+    """Raise InvalidInputError unless `level` is an int within the limits."""
+    if isinstance(level, bool) or not isinstance(level, int) or not lowest <= level <= highest:
+        raise InvalidInputError(f"{codec} has no {what} {level!r}; use an int from {lowest} to {highest}")
+
+
+def check_size(codec: str, data: bytes, size: int) -> bytes:
+    """Return `data` if it has `size` bytes, else raise IntegrityError."""
+    if len(data) != size:
+        raise IntegrityError(f"{codec} frame holds {len(data)} bytes where {size} were written; restore it from a copy")
+    return data
+
+
+def damaged(codec: str, reason: Exception) -> IntegrityError:
+    """Return the error for a frame that its library cannot decompress."""
+    return IntegrityError(f"{codec} frame cannot be decompressed ({reason}); restore it from a copy")
+
+
+def expect_length(codec: str, data: bytes, length: int) -> bytes:
+    """Return the packed parameters if they have the length of this version, else raise FormatError."""
+    if len(data) != length:
+        raise FormatError(
+            f"{codec} has {len(data)} parameter bytes, this release knows {length}; "
+            "read it with the release that wrote it"
+        )
+    return data

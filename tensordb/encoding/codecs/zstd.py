@@ -1,0 +1,103 @@
+"""Codec ``zstd``: standard Zstandard frames that any decoder reads, on the CPU or a GPU.
+
+A frame states its content size and has no dictionary and no checksum of its own; its window is at most its content.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import zstandard
+
+from tensordb.encoding.codecs.base import Buffer, Codec, check_level, damaged, expect_length
+from tensordb.errors import InvalidInputError
+
+_STRATEGIES = ("default", "huffman")
+# Contexts hold hundreds of KB and are not thread-safe: each thread makes its own and keeps it.
+_thread = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Zstd(Codec):
+    """Zstandard.
+
+    Attributes:
+        level: 1 (fastest) to 22 (smallest).
+        strategy: ``"huffman"`` looks for almost no repetitions and mostly entropy-codes single bytes, at 2 to 3 times
+            the speed; right for the exponents of noise-like floats. The level is then not used.
+    """
+
+    id: ClassVar[int] = 1
+    name: ClassVar[str] = "zstd"
+    level: int = 3
+    strategy: Literal["default", "huffman"] = "default"
+
+    def __post_init__(self) -> None:
+        check_level(self.name, self.level, 1, 22)
+        if self.strategy not in _STRATEGIES:
+            raise InvalidInputError(f"zstd has no strategy {self.strategy!r}; use one of: {', '.join(_STRATEGIES)}")
+
+    def compress(self, data: Buffer) -> bytes:
+        """Return one zstd frame."""
+        return _compressor(self.level, self.strategy).compress(data)
+
+    def decompress(self, data: Buffer, size: int) -> bytes:
+        """Return the content of one zstd frame that states its content size."""
+        try:
+            # The library allocates what the frame claims, so the claim is checked first.
+            claimed = zstandard.frame_content_size(data)
+            if claimed != size:
+                raise damaged(self.name, ValueError(f"it claims {claimed} bytes where {size} were written"))
+            return _decompressor().decompress(data, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise damaged(self.name, error) from error
+
+    def parameters(self) -> dict[str, Any]:
+        """Return level, or the strategy that replaces it."""
+        return {"level": self.level} if self.strategy == "default" else {"strategy": self.strategy}
+
+    def pack(self) -> bytes:
+        """Return level and strategy, a byte each."""
+        return bytes((self.level, _STRATEGIES.index(self.strategy)))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        """Return the codec that `pack` describes."""
+        level, strategy = expect_length(cls.name, data, 2)
+        return cls(level, "huffman" if strategy == 1 else "default")
+
+
+def _compressor(level: int, strategy: str) -> zstandard.ZstdCompressor:
+    known: dict[tuple[int, str], zstandard.ZstdCompressor] | None = getattr(_thread, "compressors", None)
+    if known is None:
+        known = _thread.compressors = {}
+    compressor = known.get((level, strategy))
+    if compressor is None:
+        compressor = known[level, strategy] = _new_compressor(level, strategy)
+    return compressor
+
+
+def _new_compressor(level: int, strategy: str) -> zstandard.ZstdCompressor:
+    if strategy == "default":
+        return zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True)
+    huffman = zstandard.ZstdCompressionParameters(
+        strategy=zstandard.STRATEGY_FAST,
+        min_match=7,
+        hash_log=6,
+        target_length=0,
+        chain_log=6,
+        search_log=1,
+        window_log=17,
+        write_content_size=True,
+        write_checksum=False,
+    )
+    return zstandard.ZstdCompressor(compression_params=huffman)
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    decompressor: zstandard.ZstdDecompressor | None = getattr(_thread, "decompressor", None)
+    if decompressor is None:
+        decompressor = _thread.decompressor = zstandard.ZstdDecompressor()
+    return decompressor

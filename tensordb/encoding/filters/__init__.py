@@ -1,0 +1,24 @@
+"""Filters: reversible rearrangements that show a codec the structure in a tensor's bytes, one file each."""
+
+from __future__ import annotations
+
+from tensordb.encoding.filters.base import Filter
+from tensordb.encoding.filters.none import NoFilter
+from tensordb.encoding.filters.planes import Planes, plane_width
+from tensordb.errors import FormatError
+
+__all__ = ["Filter", "NoFilter", "Planes", "filter_with_id", "plane_width"]
+
+_FILTERS: dict[int, type[Filter]] = {known.id: known for known in (NoFilter, Planes)}
+
+
+def filter_with_id(number: int, packed: bytes, dtype: str) -> Filter:
+    """Return the filter that a payload names, for codes of this dtype.
+
+    Raises:
+        FormatError: if this release does not know it or its parameters.
+    """
+    known = _FILTERS.get(number)
+    if known is None:
+        raise FormatError(f"payload uses filter {number}, unknown to this release; read it with a newer release")
+    return known.unpack(packed, plane_width(dtype) or 1)

@@ -1,0 +1,105 @@
+"""Filter ``planes``: the bytes of floating-point words, most significant first, with the sign moved to the low end.
+
+Rotating a word left by one bit puts the whole exponent (8 bits of it, where it is longer) into the first byte. That
+byte is far from uniform in weights and embeddings; the mantissa bytes are mostly noise, and a codec need not try them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb.encoding.filters.base import Bytes, Filter
+from tensordb.errors import FormatError
+
+_WORDS: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+def plane_width(dtype: str) -> int | None:
+    """Return the bytes of a floating-point word of this dtype, or None where planes do not apply.
+
+    A complex element is two words; one-byte floats are their own plane and need no filter.
+    """
+    return {
+        "float16": 2,
+        "bfloat16": 2,
+        "complex32": 2,
+        "float32": 4,
+        "complex64": 4,
+        "float64": 8,
+        "complex128": 8,
+    }.get(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Planes(Filter):
+    """Byte planes of rotated words.
+
+    Attributes:
+        sizes: How many adjacent planes each group holds, from the most significant one; they sum to the word's bytes.
+    """
+
+    id: ClassVar[int] = 1
+    name: ClassVar[str] = "planes"
+    sizes: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Bytes of a word: 2, 4 or 8."""
+        return sum(self.sizes)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Planes in each group."""
+        return self.sizes
+
+    def split(self, data: Bytes, records: int) -> list[Bytes]:
+        """Return the groups, each ``[records, planes, words of a record]``, flat."""
+        kind = _WORDS[self.width]
+        words = data.view(kind)
+        rotated = np.left_shift(words, kind(1))
+        rotated |= np.right_shift(words, kind(8 * self.width - 1))
+        rotated = rotated.reshape(records, -1)
+        groups = []
+        shift = 8 * self.width
+        for size in self.sizes:
+            group = np.empty((records, size, rotated.shape[1]), np.uint8)
+            for plane in range(size):
+                shift -= 8
+                np.copyto(group[:, plane], rotated >> kind(shift) if shift else rotated, casting="unsafe")
+            groups.append(group.reshape(-1))
+        return groups
+
+    def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
+        """Put the words together and rotate them back, in place in `out`."""
+        kind = _WORDS[self.width]
+        flat = out.view(kind)
+        words = flat.reshape(records, -1)
+        for position, plane in enumerate(self._planes(groups, records)):
+            if position == 0:
+                np.copyto(words, plane)
+            else:
+                np.left_shift(flat, kind(8), out=flat)
+                np.bitwise_or(words, plane, out=words)
+        sign = np.left_shift(flat, kind(8 * self.width - 1))
+        np.right_shift(flat, kind(1), out=flat)
+        np.bitwise_or(flat, sign, out=flat)
+
+    def _planes(self, groups: Sequence[Bytes], records: int) -> list[NDArray[np.uint8]]:
+        shaped = (group.reshape(records, size, -1) for group, size in zip(groups, self.sizes, strict=True))
+        return [group[:, plane] for group in shaped for plane in range(group.shape[1])]
+
+    def pack(self) -> bytes:
+        """Return a byte for each group: its planes."""
+        return bytes(self.sizes)
+
+    @classmethod
+    def unpack(cls, data: bytes, width: int) -> Self:
+        """Return the filter with these groups."""
+        if width not in _WORDS or sum(data) != width or 0 in data:
+            raise FormatError(f"planes {tuple(data)} do not make a word of {width} bytes; use a newer release")
+        return cls(tuple(data))

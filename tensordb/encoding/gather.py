@@ -1,0 +1,142 @@
+"""Parts of a stored tensor: selected runs of elements and single records, decoding only the chunks they touch."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb.encoding.chunks import Chunks
+from tensordb.encoding.indexing import chunk_of_runs
+from tensordb.encoding.workers import for_each
+
+_SHORT_RUN = 64
+# Elements as NumPy moves them: by size, never by meaning.
+_MOVED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+
+Bytes = NDArray[np.uint8]
+Rows = Sequence[int] | NDArray[Any]
+"""Positions along dimension 0; negative ones count from the end."""
+
+
+def gather_runs(chunks: Chunks, starts: NDArray[np.int64], length: int) -> Bytes:
+    """Return the bytes of runs of elements, one after the other.
+
+    Args:
+        chunks: The payload.
+        starts: Where runs begin, ascending and without overlap.
+        length: Elements of each run, at least 1.
+    """
+    kind = _MOVED[chunks.itemsize]
+    out = np.empty((len(starts), length), kind)
+    per_chunk = chunks.layout.chunk_bytes // chunks.codes_itemsize
+    touched = chunk_of_runs(starts, length, per_chunk).tolist()
+
+    def work(index: int) -> None:
+        chunk = touched[index]
+        begin, end = chunk * per_chunk, min((chunk + 1) * per_chunk, chunks.elements)
+        values = np.empty((end - begin) * chunks.itemsize, np.uint8)
+        chunks.read_values(chunk, chunk + 1, values)
+        _scatter(values.view(kind), begin, starts, out)
+
+    for_each(len(touched), work)
+    return out.reshape(-1).view(np.uint8)
+
+
+def _scatter(values: NDArray[Any], begin: int, starts: NDArray[np.int64], out: NDArray[Any]) -> None:
+    """Copy what the runs want of a chunk, whose elements begin at `begin`."""
+    length, end = out.shape[1], begin + len(values)
+    first = int(np.searchsorted(starts, begin - length, "right"))
+    last = int(np.searchsorted(starts, end, "left"))
+    whole_first = int(np.searchsorted(starts, begin, "left"))
+    whole_last = int(np.searchsorted(starts, end - length, "right"))
+    if length < _SHORT_RUN and whole_last > whole_first:
+        positions = (starts[whole_first:whole_last] - begin)[:, None] + np.arange(length)
+        out[whole_first:whole_last] = values[positions]
+        rest = [*range(first, whole_first), *range(whole_last, last)]
+    else:
+        rest = list(range(first, last))
+    for run in rest:
+        start = int(starts[run])
+        low, high = max(start, begin), min(start + length, end)
+        out[run, low - start : high - start] = values[low - begin : high - begin]
+
+
+def gather_records(requests: Sequence[tuple[Chunks, list[int]]]) -> Bytes:
+    """Return the bytes of records of pages, in the order of the requests and of the rows in each.
+
+    All payloads hold records of the same spec, and rows are not negative. Those encoded in the same way are put
+    together and dequantized in one pass over all of them.
+    """
+    alike: dict[Any, list[tuple[int, Chunks, list[int]]]] = {}
+    at = 0
+    for chunks, rows in requests:
+        alike.setdefault((chunks.quantizer, chunks.filter), []).append((at, chunks, rows))
+        at += len(rows)
+    if len(alike) == 1:
+        return _records_alike(requests)
+    first = requests[0][0]
+    out = np.empty((at, first.record_elements * first.itemsize), np.uint8)
+    for members in alike.values():
+        places = np.concatenate([np.arange(at, at + len(rows)) for at, _, rows in members])
+        out[places] = _records_alike([(chunks, rows) for _, chunks, rows in members]).reshape(len(places), -1)
+    return out.reshape(-1)
+
+
+def _records_alike(requests: Sequence[tuple[Chunks, list[int]]]) -> Bytes:
+    """Return the bytes of records whose payloads share quantizer and filter."""
+    first = requests[0][0]
+    count = sum(len(rows) for _, rows in requests)
+    pieces: list[list[Any]] = [[] for _ in first.filter.groups]
+    for chunks, rows in requests:
+        _take_slices(chunks, rows, pieces)
+    groups = [np.frombuffer(b"".join(taken), np.uint8) for taken in pieces]
+    codes = np.empty(count * first.layout.record_bytes, np.uint8)
+    first.filter.merge(groups, count, codes)
+    if first.quantizer is None:
+        return codes
+    parameters = [chunks.record_parameters(np.array(rows, np.int64)) for chunks, rows in requests]
+    joined = tuple(np.concatenate(arrays) for arrays in zip(*parameters, strict=True))
+    spec = first.descriptor.spec
+    return first.quantizer.restore(codes, joined, (count, first.record_elements), spec.dtype)
+
+
+def _take_slices(chunks: Chunks, rows: list[int], pieces: list[list[Any]]) -> None:
+    """Append to each group's pieces the slices of the records; a frame is verified and decoded once for all its rows.
+
+    This is the loop that random reads spend their time in: a few microseconds for a row.
+    """
+    layout = chunks.layout
+    per_chunk = layout.chunk_bytes // layout.record_bytes
+    count = layout.group_count
+    shares = [(taken, layout.group_bytes(group, layout.record_bytes)) for group, taken in enumerate(pieces)]
+    opened: dict[int, list[Any]] = {}
+    for row in rows:
+        chunk, within = divmod(row, per_chunk)
+        contents = opened.get(chunk)
+        if contents is None:
+            contents = opened[chunk] = chunks.frames.contents(chunk * count, count, chunks.codec)
+        for content, (taken, size) in zip(contents, shares, strict=True):
+            taken.append(content[within * size : within * size + size])
+
+
+def positions_of(rows: Rows, size: int) -> list[int]:
+    """Return rows as non-negative positions."""
+    positions = rows.tolist() if isinstance(rows, np.ndarray) else list(map(operator.index, rows))
+    if not positions:
+        return positions
+    low, high = min(positions), max(positions)
+    if not -size <= low <= high < size:
+        raise IndexError(f"rows {low} to {high} are out of range for {size} rows")
+    return [row + size if row < 0 else row for row in positions] if low < 0 else positions
+
+
+def gather_rows(chunks: Chunks, rows: list[int]) -> Bytes:
+    """Return the bytes of rows of a tensor that is no page."""
+    elements = chunks.elements // chunks.descriptor.spec.shape[0]
+    unique, inverse = np.unique(np.array(rows, np.int64), return_inverse=True)
+    data = gather_runs(chunks, unique * elements, elements)
+    return data.reshape(len(unique), -1)[inverse].reshape(-1)

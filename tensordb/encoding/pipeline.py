@@ -1,0 +1,241 @@
+"""Tensor to payload and back: the only place that knows the order of the stages.
+
+encode: quantizer, filter, codec, frames, header. decode: header, verified frames, codec, filter, quantizer. Decoding
+needs the payload and nothing of today's settings. Pure functions of bytes: no I/O, no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from blake3 import blake3
+
+from tensordb.encoding.assembly import assemble, describe, stage_record
+from tensordb.encoding.choice import plans_for
+from tensordb.encoding.chunks import Chunks
+from tensordb.encoding.format import Descriptor
+from tensordb.encoding.gather import Rows, gather_records, gather_rows, gather_runs, positions_of
+from tensordb.encoding.indexing import Index, select
+from tensordb.encoding.lossy import Stored, quantize_where_possible
+from tensordb.encoding.presets import CompressionConfig
+from tensordb.encoding.workers import for_each, start
+from tensordb.errors import InvalidInputError
+from tensordb.model import Encoding, TensorSpec
+from tensordb.tensors import byte_view, empty, spec_of, view_of
+
+__all__ = ["EncodedTensor", "PayloadReader", "decode_rows_many", "encode"]
+
+_CONTENT_ID_BYTES, _OBJECT_ID_BYTES = 32, 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedTensor:
+    """A tensor ready to be stored.
+
+    Attributes:
+        spec: Of the tensor.
+        buffers: Bytes-like pieces; the payload is their concatenation. They may alias the tensor.
+        nbytes: Bytes of the payload.
+        encoding: What was applied, with the measured error.
+        content_id: 32 bytes that equal tensors share however they are compressed: BLAKE3 over the quantized tensor.
+        object_id: 16 bytes that identify the content under this scheme.
+    """
+
+    spec: TensorSpec
+    buffers: tuple[Any, ...]
+    nbytes: int
+    encoding: Encoding
+    content_id: bytes
+    object_id: bytes
+
+
+def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = False) -> EncodedTensor:
+    """Return a tensor quantized, compressed and checksummed as `config` asks.
+
+    Args:
+        tensor: A snapshot: plain, contiguous, on the CPU, and not changed while the result is in use.
+        config: What to apply. Where a quantizer cannot keep its promise the tensor is stored lossless, with a note.
+        page: The tensor is ``[N, …]``, N records of the same spec: each is quantized by itself and can be read by
+            itself at little cost.
+
+    Raises:
+        InvalidInputError: if a page has no dimension or its records are too large.
+    """
+    spec = spec_of(tensor)
+    if page and not spec.shape:
+        raise InvalidInputError("a page needs a dimension that counts its records; stack them with torch.stack(...)")
+    stored = quantize_where_possible(tensor, config, page)
+    content_id = start(lambda: _content_id(stored))
+    codes = byte_view(stored.codes)
+    record_bytes = codes.nbytes // spec.shape[0] if page and codes.nbytes else 0
+    plans = plans_for(config, stored.codes_dtype, codes, record_bytes, stored.quantizer is not None)
+    results = (assemble(stored, codes, plan) for plan in plans)
+    descriptor, plan, payload = min(results, key=lambda result: result[2].nbytes)
+    identity = blake3(content_id() + descriptor.pack()).digest(_OBJECT_ID_BYTES)
+    encoding = describe(descriptor, stored.quantizer, plan, payload.nbytes)
+    return EncodedTensor(spec, tuple(payload.buffers), payload.nbytes, encoding, content_id(), identity)
+
+
+def _content_id(stored: Stored) -> bytes:
+    """Return BLAKE3-256 over the spec, the quantizer, and the bytes of codes and parameters."""
+    quantizer = stage_record(stored.quantizer)
+    # A lossless page is the same content as the same tensor in one piece; a quantized one has other parameters.
+    page = stored.page and stored.quantizer is not None
+    digest = blake3(b"tensordb content 1\0" + Descriptor(stored.spec, page, quantizer).pack())
+    data: Any
+    for data in map(byte_view, (stored.codes, *stored.parameters)):
+        digest.update(data)
+    return digest.digest(_CONTENT_ID_BYTES)
+
+
+class PayloadReader:
+    """A stored tensor, decoded whole or in part. Immutable; threads may share it.
+
+    The header is verified at once, every frame each time it is read. Returned tensors own their memory, but for
+    `view`. The payload must not change or be unmapped while the reader is in use.
+
+    Attributes:
+        spec: Of the tensor.
+        encoding: What was applied, from the payload alone.
+    """
+
+    def __init__(self, payload: Any) -> None:
+        """Take a bytes-like payload.
+
+        Raises:
+            IntegrityError: if the header is damaged or the payload is cut short.
+            FormatError: if it is no payload, or of a version or stage unknown to this release.
+        """
+        view = memoryview(payload)
+        self._chunks = Chunks(view if view.format == "B" and view.ndim == 1 else view.cast("B"))
+        self.spec = self._chunks.descriptor.spec
+        self.encoding = describe(self._chunks.descriptor, self._chunks.quantizer, self._chunks, view.nbytes)
+
+    def decode(self, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the whole tensor.
+
+        Args:
+            out: Where to put it: same dtype and shape, any strides and device. Returned if given.
+
+        Raises:
+            InvalidInputError: if `out` has another dtype or shape.
+            IntegrityError: if a frame is damaged; what `out` holds is then undefined.
+        """
+        if out is None:
+            return self._fill(empty(self.spec))
+        if not isinstance(out, torch.Tensor) or spec_of(out) != self.spec:
+            raise InvalidInputError(
+                f"out must be a tensor of {self.spec}, got {getattr(out, 'dtype', type(out))} "
+                f"{tuple(getattr(out, 'shape', ()))}"
+            )
+        with torch.no_grad():
+            direct = out.device.type == "cpu" and out.is_contiguous() and not (out.is_conj() or out.is_neg())
+            if direct:
+                self._fill(out.detach())
+            else:
+                out.copy_(self._fill(empty(self.spec)))
+        return out
+
+    def decode_index(self, index: Index) -> torch.Tensor:
+        """Return ``tensor[index]``, decoding only the chunks it touches.
+
+        Args:
+            index: An int, a slice with any step, an Ellipsis, or a tuple of those.
+
+        Raises:
+            IndexError: if an int is out of range.
+            InvalidInputError: for any other kind of index.
+            IntegrityError: if a frame that is touched is damaged.
+        """
+        chosen = select(index, self.spec.shape)
+        if not len(chosen.starts) or not chosen.length:
+            return empty(TensorSpec(self.spec.dtype, chosen.shape))
+        data = gather_runs(self._chunks, chosen.starts, chosen.length)
+        taken = view_of(data, TensorSpec(self.spec.dtype, chosen.counts))
+        return (_turned(taken, chosen.flips) if chosen.flips else taken).reshape(chosen.shape)
+
+    def decode_rows(self, rows: Rows) -> torch.Tensor:
+        """Return ``tensor[rows]`` of shape ``[k, …]``: positions along dimension 0, in any order, repeated at will.
+
+        Raises:
+            IndexError: if a row is out of range.
+            InvalidInputError: if the tensor has no dimension.
+            IntegrityError: if a frame that is touched is damaged.
+        """
+        return decode_rows_many([(self, rows)])
+
+    def view(self) -> torch.Tensor:
+        """Return a tensor that aliases the payload, once its checksums hold; it must not be written to.
+
+        Raises:
+            InvalidInputError: if the payload is compressed or quantized.
+        """
+        chunks = self._chunks
+        span = chunks.frames.raw_span(0, len(chunks.frames))
+        if chunks.quantizer is not None or chunks.codec.id or chunks.filter.id or span is None:
+            raise InvalidInputError(
+                f"a tensor stored as {self.encoding.compression}, quantization {self.encoding.quantization}, "
+                "has no bytes to alias; use decode(), or store it with the preset 'none'"
+            )
+        for frame in range(len(chunks.frames)):
+            chunks.frames.verified(frame)
+        return view_of(chunks.payload[span[0] : span[1]], self.spec)
+
+    def verify(self) -> None:
+        """Check every frame and that all of them decode, keeping nothing.
+
+        Raises:
+            IntegrityError: if anything is not as it was written.
+        """
+        self._chunks.verify()
+
+    def _fill(self, out: torch.Tensor) -> torch.Tensor:
+        chunks, data = self._chunks, byte_view(out)
+        layout = chunks.layout
+
+        def work(index: int) -> None:
+            first, last = layout.batch_chunks(index)
+            begin, end = layout.span(first, last)
+            widen = chunks.itemsize
+            narrow = chunks.codes_itemsize
+            chunks.read_values(first, last, data[begin // narrow * widen : end // narrow * widen])
+
+        for_each(layout.batches, work)
+        return out
+
+
+def _turned(tensor: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    """Return the tensor with these dimensions turned round; by bytes, as torch cannot flip every dtype."""
+    spec = spec_of(tensor)
+    words = byte_view(tensor).reshape(*spec.shape, tensor.element_size())
+    return view_of(np.ascontiguousarray(np.flip(words, dims)).reshape(-1), spec)
+
+
+def decode_rows_many(requests: Sequence[tuple[PayloadReader, Rows]]) -> torch.Tensor:
+    """Return rows of many payloads in one pass, ``[k, …]``: for each reader in turn its rows in the order given.
+
+    Args:
+        requests: Readers with positions along dimension 0; all of one dtype and row shape. Pages are fast.
+
+    Raises:
+        IndexError: if a row is out of range.
+        InvalidInputError: if there are no requests or their rows differ in spec.
+        IntegrityError: if a frame that is touched is damaged.
+    """
+    if not requests:
+        raise InvalidInputError("no rows asked for; pass at least one (reader, rows)")
+    specs = {(reader.spec.dtype, reader.spec.shape[1:]) for reader, _ in requests}
+    if len(specs) > 1 or not requests[0][0].spec.shape:
+        raise InvalidInputError(f"rows of one dtype and shape can be read together, not of {specs}; read them apart")
+    plain = [(reader._chunks, positions_of(rows, reader.spec.shape[0])) for reader, rows in requests]
+    count = sum(len(rows) for _, rows in plain)
+    spec = replace(requests[0][0].spec, shape=(count, *requests[0][0].spec.shape[1:]))
+    if 0 in spec.shape:
+        return empty(spec)
+    if all(chunks.record_elements for chunks, _ in plain):
+        return view_of(gather_records(plain), spec)
+    return view_of(np.concatenate([gather_rows(*request) for request in plain]), spec)

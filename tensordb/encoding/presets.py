@@ -1,0 +1,186 @@
+"""What a user asks for: CompressionConfig, and the named presets. It decides what is written, never what is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from tensordb.encoding.codecs import CODEC_NAMES, Codec, codec_named
+from tensordb.encoding.quantizers import (
+    QUANTIZER_NAMES,
+    Quantizer,
+    granularity_from,
+    granularity_to_dict,
+    quantizer_named,
+)
+from tensordb.errors import InvalidInputError, UnknownPresetError
+
+COMPRESSION_NAMES = ("none", "auto", "best", *CODEC_NAMES[1:])
+_FILTER_NAMES = ("none", "planes")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FrozenMapping(Mapping[str, Any]):
+    """A read-only mapping of plain values that can be hashed, compared and pickled."""
+
+    pairs: tuple[tuple[str, Any], ...] = ()
+
+    def __getitem__(self, key: str) -> Any:
+        for known, value in self.pairs:
+            if known == key:
+                return value
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([key for key, _ in self.pairs])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __repr__(self) -> str:
+        return repr(dict(self.pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionConfig:
+    """How tensors are encoded from now on.
+
+    Attributes:
+        compression: ``"none"``, ``"auto"`` (chosen by dtype and values: byte planes with zstd for floats, zstd for the
+            rest, nothing where it saves less than 1.5 %), ``"best"`` (every candidate is tried, the smallest kept),
+            ``"zstd"``, ``"lz4"``, ``"gzip"``, ``"zlib"`` or ``"lzma"``.
+        quantization: ``"none"``, ``"fp16"``, ``"bf16"`` or ``"int8"``. Applies to float16, bfloat16, float32 and
+            float64 tensors of at least 16 elements where it makes them smaller; others stay lossless.
+        compression_kwargs: Parameters of the codec, such as ``{"level": 3}``; for lz4 also ``"mode"``: ``"fast"`` or
+            ``"hc"``. ``"filter": "planes"`` puts float planes before any codec.
+        quantization_kwargs: For int8: ``"granularity"`` (``"per_tensor"``, ``"per_channel"`` with ``"axis"``,
+            ``"per_group"`` with ``"size"``, or a value such as ``PerGroup(128)``) and ``"mode"`` (``"affine"``,
+            ``"symmetric"``).
+
+    Raises:
+        UnknownPresetError: for an unknown codec or quantizer; the message lists those that exist.
+        InvalidInputError: for an unknown parameter or a value out of range.
+
+    >>> CompressionConfig("zstd", compression_kwargs={"level": 9}).to_dict()["compression"]
+    'zstd'
+    """
+
+    compression: str = "auto"
+    quantization: str = "none"
+    compression_kwargs: Mapping[str, Any] = FrozenMapping()
+    quantization_kwargs: Mapping[str, Any] = FrozenMapping()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "compression_kwargs", _frozen("compression_kwargs", self.compression_kwargs))
+        object.__setattr__(self, "quantization_kwargs", _frozen("quantization_kwargs", self.quantization_kwargs))
+        self._check_compression()
+        self._check_quantization()
+
+    def codec(self) -> Codec:
+        """Return the codec of a compression that names one."""
+        return codec_named(self.compression, **{k: v for k, v in self.compression_kwargs.items() if k != "filter"})
+
+    @property
+    def planes(self) -> bool:
+        """Whether float planes come before the codec."""
+        return self.compression_kwargs.get("filter") == "planes"
+
+    def quantizer(self) -> Quantizer | None:
+        """Return the quantizer, or None for lossless."""
+        if self.quantization == "none":
+            return None
+        return quantizer_named(self.quantization, **self.quantization_kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON values."""
+        return {
+            "compression": self.compression,
+            "quantization": self.quantization,
+            "compression_kwargs": dict(self.compression_kwargs),
+            "quantization_kwargs": dict(self.quantization_kwargs),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CompressionConfig:
+        """Return the configuration that `to_dict` gave."""
+        known = cls.__dataclass_fields__
+        if unknown := [key for key in values if key not in known]:
+            raise InvalidInputError(f"a compression config has no {unknown[0]!r}; it has: {', '.join(known)}")
+        return cls(**values)
+
+    def _check_compression(self) -> None:
+        if self.compression not in COMPRESSION_NAMES:
+            raise UnknownPresetError(
+                f"unknown compression {self.compression!r}; use one of: {', '.join(COMPRESSION_NAMES)}"
+            )
+        if self.compression in ("none", "auto", "best"):
+            if self.compression_kwargs:
+                raise InvalidInputError(
+                    f"compression {self.compression!r} has no parameter {next(iter(self.compression_kwargs))!r}; "
+                    "name a codec to give it parameters"
+                )
+            return
+        if self.compression_kwargs.get("filter", "none") not in _FILTER_NAMES:
+            raise InvalidInputError(
+                f"unknown filter {self.compression_kwargs['filter']!r}; use one of: {', '.join(_FILTER_NAMES)}"
+            )
+        self.codec()
+
+    def _check_quantization(self) -> None:
+        if self.quantization not in QUANTIZER_NAMES:
+            raise UnknownPresetError(
+                f"unknown quantization {self.quantization!r}; use one of: {', '.join(QUANTIZER_NAMES)}"
+            )
+        if self.quantization == "none" and self.quantization_kwargs:
+            raise InvalidInputError("quantization 'none' has no parameters; name a quantizer to give it some")
+        self.quantizer()
+
+
+def _frozen(field: str, values: Mapping[str, Any] | None) -> FrozenMapping:
+    """Return `values` sorted by key, with a granularity in its JSON form."""
+    if not isinstance(values, Mapping | None):
+        raise InvalidInputError(
+            f"{field} must be a mapping, got {type(values).__name__}; use {{'level': 3}} or similar"
+        )
+    plain = dict(values or {})
+    granularity = plain.get("granularity")
+    if granularity is not None and not isinstance(granularity, str):
+        plain |= granularity_to_dict(granularity_from(granularity))
+    for key, value in plain.items():
+        if not isinstance(key, str) or not isinstance(value, str | int | float | bool):
+            raise InvalidInputError(f"{field}[{key!r}] is {value!r}; keys are names, values are numbers or names")
+    return FrozenMapping(tuple(sorted(plain.items())))
+
+
+_INT8 = {"granularity": "per_group", "size": 128, "mode": "affine"}
+COMPRESSION_PRESETS: Final[Mapping[str, CompressionConfig]] = MappingProxyType(
+    {
+        "none": CompressionConfig("none"),
+        "fast": CompressionConfig("lz4", compression_kwargs={"filter": "planes"}),
+        "lossless": CompressionConfig("auto"),
+        "archive": CompressionConfig("best"),
+        "balanced": CompressionConfig("auto", "fp16"),
+        "maximum": CompressionConfig("auto", "int8", quantization_kwargs=_INT8),
+        "fp16_only": CompressionConfig("none", "fp16"),
+        "bf16_only": CompressionConfig("none", "bf16"),
+        "int8_only": CompressionConfig("none", "int8", quantization_kwargs=_INT8),
+    }
+)
+"""The named presets; ``"lossless"`` is the default."""
+
+
+def get_compression_preset(name: str) -> CompressionConfig:
+    """Return the preset called `name`.
+
+    Raises:
+        UnknownPresetError: if there is none; the message lists those that exist.
+
+    >>> get_compression_preset("balanced").quantization
+    'fp16'
+    """
+    preset = COMPRESSION_PRESETS.get(name) if isinstance(name, str) else None
+    if preset is None:
+        raise UnknownPresetError(f"unknown preset {name!r}; use one of: {', '.join(COMPRESSION_PRESETS)}")
+    return preset

@@ -1,0 +1,189 @@
+"""Tensor memory: the dtype table, snapshots, byte views and new tensors. No other module touches it.
+
+Invariants: a snapshot is a plain, detached, dense, contiguous CPU tensor; a byte view aliases its tensor; the
+canonical bytes of a tensor are its elements in row-major order, little-endian.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tensordb.errors import InvalidInputError
+from tensordb.model import TensorSpec
+
+if sys.byteorder != "little":
+    raise ImportError("tensordb stores tensors little-endian and needs a little-endian machine; this one is not")
+
+_NAMES = (
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "complex32",
+    "complex64",
+    "complex128",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+)
+# A dtype that the installed torch lacks is absent here; a payload that holds it is then refused with its name.
+_BY_NAME: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _NAMES if hasattr(torch, name)}
+_BY_DTYPE: dict[torch.dtype, str] = {dtype: name for name, dtype in _BY_NAME.items()}
+
+Bytes = NDArray[np.uint8]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return torch's name of a dtype without the prefix, such as ``"float32"``.
+
+    Raises:
+        InvalidInputError: for a quantized or sub-byte dtype, which has no fixed bytes for an element.
+
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
+    name = _BY_DTYPE.get(dtype)
+    if name is None:
+        raise InvalidInputError(
+            f"dtype {dtype} cannot be stored; dequantize or convert the tensor to one of: {', '.join(_BY_NAME)}"
+        )
+    return name
+
+
+def dtype_from_name(name: str | torch.dtype) -> torch.dtype:
+    """Return the dtype called `name`, given as ``"float32"``, ``"torch.float32"`` or the dtype itself.
+
+    Raises:
+        InvalidInputError: if no storable dtype has this name.
+    """
+    if isinstance(name, torch.dtype):
+        dtype_name(name)
+        return name
+    dtype = _BY_NAME.get(name.removeprefix("torch.")) if isinstance(name, str) else None
+    if dtype is None:
+        raise InvalidInputError(f"unknown dtype {name!r}; use one of: {', '.join(_BY_NAME)}")
+    return dtype
+
+
+def spec_of(tensor: torch.Tensor) -> TensorSpec:
+    """Return dtype and shape of a tensor."""
+    return TensorSpec(dtype_name(tensor.dtype), tuple(int(size) for size in tensor.shape))
+
+
+def nbytes_of(spec: TensorSpec) -> int:
+    """Return the raw bytes of a tensor with this spec; exact for any size."""
+    return math.prod(spec.shape) * dtype_from_name(spec.dtype).itemsize
+
+
+def _plain(tensor: Any) -> torch.Tensor:
+    """Return `tensor` detached and free of subclasses, or say why it cannot be stored."""
+    if not isinstance(tensor, torch.Tensor):
+        raise InvalidInputError(
+            f"expected a torch.Tensor, got {type(tensor).__name__}; convert it with torch.as_tensor(...)"
+        )
+    if tensor.is_nested:
+        raise InvalidInputError("a nested tensor cannot be stored; store each of tensor.unbind()")
+    if tensor.layout != torch.strided:
+        raise InvalidInputError(f"a tensor of layout {tensor.layout} cannot be stored; use tensor.to_dense()")
+    if tensor.device.type == "meta":
+        raise InvalidInputError("a meta tensor has no values to store; materialize it with to_empty(device='cpu')")
+    if tensor.is_quantized:
+        raise InvalidInputError(f"a tensor of dtype {tensor.dtype} cannot be stored; use tensor.dequantize()")
+    if hasattr(tensor, "__tensor_flatten__"):
+        raise InvalidInputError(
+            f"{type(tensor).__name__} keeps its values in other tensors; "
+            "store a plain tensor, such as the result of full_tensor() or dequantize()"
+        )
+    dtype_name(tensor.dtype)
+    detached = tensor.detach()
+    return detached if type(detached) is torch.Tensor else detached.as_subclass(torch.Tensor)
+
+
+def _dense(plain: torch.Tensor, copy: bool) -> torch.Tensor:
+    dense = plain.cpu().resolve_conj().resolve_neg().contiguous()
+    shares = dense.data_ptr() == plain.data_ptr() and plain.device.type == "cpu"
+    return dense.clone() if copy and shares else dense
+
+
+# torch warns on every allocation of complex32, so such tensors are copied as the pairs of halves that they are.
+def _halves(plain: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(plain.conj() if plain.is_conj() else plain)
+
+
+def _complex32(halves: torch.Tensor, *, conjugate: bool) -> torch.Tensor:
+    if conjugate:
+        halves = halves.clone()
+        halves.select(-1, 1).neg_()
+    return torch.view_as_complex(halves)
+
+
+def snapshot(tensor: torch.Tensor, *, copy: bool = False) -> torch.Tensor:
+    """Return a plain CPU tensor with the same values: detached, dense, contiguous, conjugation and sign resolved.
+
+    Args:
+        tensor: Any dense tensor or parameter on any device.
+        copy: Give the result its own memory, so that later changes of `tensor` do not reach it. Without it the
+            result aliases `tensor` where that needs no copy.
+
+    Raises:
+        InvalidInputError: for what is not a tensor, and for meta, sparse, nested and quantized tensors.
+    """
+    with torch.no_grad():
+        plain = _plain(tensor)
+        if plain.dtype == torch.complex32:
+            return _complex32(_dense(_halves(plain), copy), conjugate=plain.is_conj())
+        return _dense(plain, copy)
+
+
+def byte_view(tensor: torch.Tensor) -> Bytes:
+    """Return the canonical bytes of a contiguous CPU tensor as ``uint8[nbytes]``, without a copy."""
+    if tensor.numel() == 0:
+        return np.empty(0, np.uint8)
+    # A dimension of one element may have any stride in a contiguous tensor, which view() does not accept.
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
+
+
+def empty(spec: TensorSpec) -> torch.Tensor:
+    """Return an uninitialised contiguous CPU tensor that owns its memory."""
+    dtype = dtype_from_name(spec.dtype)
+    if dtype == torch.complex32:
+        return torch.view_as_complex(torch.empty((*spec.shape, 2), dtype=torch.float16))
+    return torch.empty(spec.shape, dtype=dtype)
+
+
+def view_of(buffer: Any, spec: TensorSpec) -> torch.Tensor:
+    """Return a tensor that aliases `buffer` and keeps it alive; writing to it is undefined if the buffer is read-only.
+
+    Args:
+        buffer: A contiguous bytes-like object of exactly the spec's bytes.
+
+    Raises:
+        InvalidInputError: if the length does not fit the spec.
+    """
+    flat = np.frombuffer(buffer, np.uint8)
+    if flat.nbytes != nbytes_of(spec):
+        raise InvalidInputError(f"{spec} needs {nbytes_of(spec)} bytes, the buffer has {flat.nbytes}; pass all of it")
+    if flat.nbytes == 0:
+        return empty(spec)
+    # torch warns about each read-only buffer it is given; a ctypes array over the same memory is taken silently.
+    memory = (ctypes.c_uint8 * flat.nbytes).from_address(flat.ctypes.data)
+    memory.owner = flat  # type: ignore[attr-defined]
+    return torch.frombuffer(memory, dtype=dtype_from_name(spec.dtype)).reshape(spec.shape)

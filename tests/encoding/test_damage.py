@@ -1,0 +1,147 @@
+"""A damaged or forged payload gives an error or the right tensor, never a wrong one, in bounded memory."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+import zstandard
+
+from tensordb.encoding import COMPRESSION_PRESETS, PayloadReader
+from tensordb.encoding.format import Descriptor, StageRecord, pack_header, parse_header
+from tensordb.encoding.frames import COMPRESSED, CONSTANT, RAW
+from tensordb.errors import FormatError, IntegrityError
+from tensordb.model import TensorSpec
+
+from .samples import normal, payload_of, same_bits
+
+REFUSALS = (IntegrityError, FormatError)
+READS: list[Callable[[PayloadReader], torch.Tensor]] = [
+    PayloadReader.decode,
+    lambda reader: reader.decode_index(slice(None)),
+    lambda reader: reader.decode_rows(range(reader.spec.shape[0])),
+]
+
+
+@pytest.mark.parametrize("preset", COMPRESSION_PRESETS)
+@pytest.mark.parametrize("page", [False, True])
+def test_no_flipped_bit_gives_a_wrong_tensor(preset: str, page: bool) -> None:
+    payload = payload_of(normal(torch.float32, (6, 32)), preset, page=page)
+    right = PayloadReader(payload).decode()
+    for position in range(len(payload) * 8):
+        damaged = bytearray(payload)
+        damaged[position // 8] ^= 1 << position % 8
+        for read in READS:
+            try:
+                assert same_bits(read(PayloadReader(damaged)), right), position
+            except REFUSALS:
+                continue
+
+
+@pytest.mark.parametrize("preset", COMPRESSION_PRESETS)
+def test_verify_finds_every_flipped_bit(preset: str) -> None:
+    payload = payload_of(normal(torch.float32, (6, 33)), preset)
+    for position in range(len(payload) * 8):
+        damaged = bytearray(payload)
+        damaged[position // 8] ^= 1 << position % 8
+        with pytest.raises(REFUSALS):
+            PayloadReader(damaged).verify()
+
+
+@pytest.mark.parametrize("preset", COMPRESSION_PRESETS)
+def test_a_payload_cut_short_or_followed_by_more_is_noticed_at_once(preset: str) -> None:
+    payload = payload_of(normal(torch.float32, (6, 32)), preset)
+    for cut in range(len(payload)):
+        with pytest.raises(REFUSALS):
+            PayloadReader(payload[:cut])
+    for extra in (b"\0", b"\0" * 16, payload):
+        with pytest.raises(REFUSALS):
+            PayloadReader(payload + extra)
+
+
+def test_what_is_no_payload_is_a_format_error() -> None:
+    with pytest.raises(FormatError, match="not a tensordb payload"):
+        PayloadReader(b"PK\x03\x04" + bytes(100))
+    newer = bytearray(payload_of(torch.ones(4), "none"))
+    newer[3] = 2
+    with pytest.raises(FormatError, match="newer release"):
+        PayloadReader(newer)
+
+
+def forged(descriptor: Descriptor, words: list[int], frames: bytes = b"") -> bytes:
+    """A payload with a true checksum over a header that lies."""
+    return pack_header(descriptor.pack(), np.array(words, np.uint32), np.zeros(len(words), np.uint64)) + frames
+
+
+PLAIN = Descriptor(TensorSpec("float32", (4,)))
+FORGERIES = {
+    "huge shape": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 40,))), [16], bytes(16)),
+    "huge shape in chunks": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 40,)), chunk_elements=65536), [16]),
+    "overflowing shape": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 40, 1 << 40))), [16], bytes(16)),
+    "huge empty shape": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 69, 0))), []),
+    "huge constant": forged(replace(PLAIN, spec=TensorSpec("float64", (1 << 50,))), [CONSTANT << 30]),
+    "huge page": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 30, 1 << 20)), page=True), [16], bytes(16)),
+    "page without dimension": forged(replace(PLAIN, spec=TensorSpec("float32", ()), page=True), [4], bytes(4)),
+    "frame longer than its group": forged(PLAIN, [17], bytes(17)),
+    "frame shorter than its group": forged(PLAIN, [15], bytes(15)),
+    "compressed frame as long as its group": forged(PLAIN, [COMPRESSED << 30 | 16], bytes(16)),
+    "empty compressed frame": forged(PLAIN, [COMPRESSED << 30]),
+    "constant of more than a byte": forged(PLAIN, [CONSTANT << 30 | 256]),
+    "unknown kind": forged(PLAIN, [3 << 30]),
+    "too many frames": forged(PLAIN, [16, 16], bytes(32)),
+    "no frames": forged(PLAIN, []),
+    "unknown quantizer": forged(replace(PLAIN, quantizer=StageRecord(99)), [16], bytes(16)),
+    "unknown filter": forged(replace(PLAIN, filter=StageRecord(99)), [16], bytes(16)),
+    "unknown codec": forged(replace(PLAIN, codec=StageRecord(99)), [16], bytes(16)),
+    "quantized integers": forged(
+        Descriptor(TensorSpec("int32", (4,)), quantizer=StageRecord(1)), [RAW << 30 | 8], bytes(8)
+    ),
+    "axis that is not there": forged(replace(PLAIN, quantizer=StageRecord(3, b"\0\1\5\0\0\0")), [4], bytes(4)),
+    "parameters that are not raw": forged(
+        replace(PLAIN, quantizer=StageRecord(3, b"\1\0\0\0\0\0")), [4, CONSTANT << 30], bytes(16)
+    ),
+    "planes that are no word": forged(replace(PLAIN, filter=StageRecord(1, b"\1\1")), [8, 8], bytes(24)),
+    "torn records": forged(Descriptor(TensorSpec("float32", (4, 3)), page=True, chunk_elements=4), [16] * 3, bytes(48)),
+}
+
+
+@pytest.mark.parametrize("payload", FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_header_is_refused_in_bounded_memory(payload: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(REFUSALS):
+            PayloadReader(payload)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_true_checksum_over_a_lying_zstd_frame_is_refused() -> None:
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 28))[:60].ljust(60, b"\0")
+    descriptor = Descriptor(TensorSpec("uint8", (1000,)), codec=StageRecord(1, b"\3\0"))
+    words, sums = np.array([COMPRESSED << 30 | 60], np.uint32), np.array([xxhash.xxh3_64_intdigest(bomb)], np.uint64)
+    reader = PayloadReader(pack_header(descriptor.pack(), words, sums) + bomb)
+    with pytest.raises(IntegrityError, match="claims"):
+        reader.decode()
+
+
+@pytest.mark.parametrize("size", range(0, 60, 7))
+def test_noise_after_a_true_prefix_is_refused(size: int) -> None:
+    body = np.random.default_rng(size).bytes(size)
+    prefix = b"TDB\1" + struct.pack("<I", 16 + size)
+    checksum = xxhash.xxh3_64_intdigest(prefix + body)
+    with pytest.raises(REFUSALS):
+        PayloadReader((prefix + struct.pack("<Q", checksum) + body).ljust(96, b"\0"))
+
+
+def test_the_header_of_a_payload_says_what_was_packed() -> None:
+    payload = payload_of(normal(torch.float32, (6, 32)), "maximum")
+    header = parse_header(memoryview(payload))
+    assert header.descriptor.spec == TensorSpec("float32", (6, 32))
+    assert pack_header(header.descriptor.pack(), header.words, header.checksums) == payload[: header.end]

@@ -1,0 +1,81 @@
+"""Payloads written by earlier releases stay readable, and decode to the same bits.
+
+`golden/` holds them. To add the present release's, run this file as a module: ``python -m tests.encoding.test_golden``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tensordb.encoding import CompressionConfig, PayloadReader
+from tensordb.tensors import byte_view
+
+from .samples import CODECS, DTYPES, INT8_KWARGS, payload_of, random_bits
+
+GOLDEN = Path(__file__).parent / "golden"
+EXPECTED = GOLDEN / "expected.json"
+
+
+def wave(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Smooth values that every machine computes alike: small multiples of 1/64."""
+    count = torch.Size(shape).numel()
+    return (((torch.arange(count) * 37) % 129 - 64).to(torch.float64) / 64).reshape(shape).to(dtype)
+
+
+def samples() -> dict[str, bytes]:
+    """Payloads of this release by name."""
+    made = {f"dtype-{str(dtype)[6:]}": payload_of(random_bits(dtype, (3, 5)), "lossless") for dtype in DTYPES}
+    for config in CODECS[1:]:
+        kwargs = "-".join(str(value) for value in config.compression_kwargs.values())
+        made[f"codec-{config.compression}-{kwargs}".rstrip("-")] = payload_of(wave((20, 24)), config)
+    for quantization in ("fp16", "bf16"):
+        made[f"quantizer-{quantization}"] = payload_of(wave((6, 20)), CompressionConfig("auto", quantization))
+    for at, kwargs in enumerate(INT8_KWARGS):
+        config = CompressionConfig("auto", "int8", quantization_kwargs=kwargs)
+        made[f"quantizer-int8-{at}"] = payload_of(wave((6, 20)), config)
+        made[f"quantizer-int8-{at}-page"] = payload_of(wave((3, 6, 20)), config, page=True)
+    made["page"] = payload_of(wave((40, 120)), "lossless", page=True)
+    made["chunks"] = payload_of(torch.zeros(3, 70_000), "lossless")
+    made["empty"] = payload_of(torch.empty(3, 0), "lossless")
+    made["scalar"] = payload_of(torch.tensor(2.5), "maximum")
+    return made
+
+
+def described(payload: bytes) -> dict[str, object]:
+    """What a payload decodes to."""
+    reader = PayloadReader(payload)
+    tensor = reader.decode()
+    return {
+        "dtype": reader.spec.dtype,
+        "shape": list(reader.spec.shape),
+        "compression": reader.encoding.compression,
+        "quantization": reader.encoding.quantization,
+        "sha256": hashlib.sha256(byte_view(tensor).tobytes()).hexdigest(),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(json.loads(EXPECTED.read_text()) if EXPECTED.exists() else []))
+def test_an_older_payload_is_read_as_it_was_written(name: str) -> None:
+    payload = (GOLDEN / f"{name}.payload").read_bytes()
+    PayloadReader(payload).verify()
+    assert described(payload) == json.loads(EXPECTED.read_text())[name]
+
+
+def test_every_golden_payload_is_expected() -> None:
+    names = {path.stem for path in GOLDEN.glob("*.payload")}
+    assert names == set(json.loads(EXPECTED.read_text()))
+    assert len(names) > 40
+
+
+if __name__ == "__main__":
+    expected = json.loads(EXPECTED.read_text()) if EXPECTED.exists() else {}
+    for name, payload in samples().items():
+        if name not in expected:
+            (GOLDEN / f"{name}.payload").write_bytes(payload)
+            expected[name] = described(payload)
+    EXPECTED.write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n")
