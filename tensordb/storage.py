@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import torch
 
 from tensordb.datasets import changes, lookup, queries, statistics
@@ -21,6 +20,9 @@ from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Database
 from tensordb.errors import InvalidInputError, NotFoundError, StoreError
 from tensordb.maintenance import Maintenance, VerifyReport
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DEFAULT_PRESET = "lossless"
 
@@ -311,7 +313,9 @@ class TensorStorage:
 
     def set_compression_config(self, config: CompressionConfig) -> None:
         """Write with this config from now on; what is stored stays readable as it is."""
-        self._config = _config(None, config) or self._config
+        if not isinstance(config, CompressionConfig):
+            raise InvalidInputError(f"config is a {type(config).__name__}; give a CompressionConfig")
+        self._config = config
 
     def get_compression_stats(self, name: str | None = None) -> CompressionStats:
         """Return what is stored against what it would take raw, for one dataset or all."""
@@ -366,9 +370,10 @@ def _check_timeout(seconds: Any) -> float:
 def _folder(storage_path: Any, read_only: bool) -> Path | None:
     if storage_path is None:
         return None
-    if not isinstance(storage_path, str | os.PathLike) or not str(os.fspath(storage_path)).strip():
+    path = os.fspath(storage_path) if isinstance(storage_path, str | os.PathLike) else storage_path
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
         raise InvalidInputError(f"storage_path is {storage_path!r}; give the path of a folder, or None for memory")
-    folder = Path(os.path.abspath(Path(os.fspath(storage_path)).expanduser()))
+    folder = Path(os.path.abspath(Path(path).expanduser()))
     if read_only:
         # Before anything is opened: the lock files of a database that is not there would be created.
         if not (folder / "catalog.duckdb").exists():

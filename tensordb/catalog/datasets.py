@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 import random
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 import duckdb
 
 from tensordb.catalog import fields
-from tensordb.catalog.fields import StructOf, quoted
+from tensordb.catalog.fields import FieldType, StructOf, quoted
+from tensordb.catalog.ids import generated_id_sql
 from tensordb.catalog.rows import first, scalar
 
 _COLUMNS = "dataset_id, name, nonce, schema, config, fields, created_at"
@@ -35,6 +37,16 @@ class DatasetRow:
     config: dict[str, Any] | None
     fields: StructOf
     created_at: dt.datetime
+
+    @functools.cached_property
+    def columns(self) -> FieldType | None:
+        """Type of the metadata column, None while there is none."""
+        return fields.columns(self.fields)
+
+    @functools.cached_property
+    def columns_sql(self) -> str | None:
+        """SQL type of the metadata column."""
+        return fields.sql_type(self.fields)
 
     @property
     def table(self) -> str:
@@ -80,7 +92,7 @@ def create(
     struct = fields.sql_type(known)
     con.execute(f"""
         CREATE TABLE {row.table} (
-            seq BIGINT, record_id VARCHAR PRIMARY KEY, created_at TIMESTAMP, object_id BLOB, page_row INTEGER,
+            seq BIGINT PRIMARY KEY, record_id VARCHAR UNIQUE, created_at TIMESTAMP, object_id BLOB, page_row INTEGER,
             spec_id INTEGER, document BLOB USING COMPRESSION uncompressed{f", metadata {struct}" if struct else ""})""")
     _create_view(con, row)
     return row
@@ -115,9 +127,12 @@ def adapt_fields(con: duckdb.DuckDBPyConnection, row: DatasetRow, wanted: Struct
 
 def source(row: DatasetRow, internal: str = "") -> str:
     """Return the SELECT behind a dataset's view, with `internal` columns of the record table in front."""
-    metadata = "r.metadata" if fields.sql_type(row.fields) else "NULL"
+    # Every field of an untyped NULL is NULL; of a boolean it is an error, which a condition is owed.
+    missing = "NULL::BOOLEAN" if internal else "NULL"
+    metadata = "r.metadata" if fields.sql_type(row.fields) else missing
+    record_id = f"coalesce(r.record_id, {generated_id_sql('r.seq', row.nonce)})"
     return (
-        f"SELECT {internal}r.record_id, r.created_at, s.dtype, s.shape, s.nbytes, {metadata} AS metadata "
+        f"SELECT {internal}{record_id} AS record_id, r.created_at, s.dtype, s.shape, s.nbytes, {metadata} AS metadata "
         f"FROM {row.table} r JOIN tensordb.specs s ON r.spec_id = s.spec_id"
     )
 

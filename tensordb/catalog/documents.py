@@ -19,7 +19,8 @@ from tensordb.errors import IntegrityError, InvalidInputError
 
 MAX_DEPTH = 64
 _BIG_INT, _DATETIME, _DATE = 1, 2, 3
-_PLAIN = frozenset({int, float, str, bool, type(None)})
+_ATOMS = frozenset({int, float, bool, type(None)})
+_PLAIN = _ATOMS | {str}
 
 
 def normalize(metadata: Mapping[str, Any] | None, *, where: str = "metadata") -> dict[str, Any] | None:
@@ -67,8 +68,9 @@ def _plain_mapping(mapping: Mapping[Any, Any], path: str, depth: int) -> dict[st
     for key, value in mapping.items():
         if type(key) is not str:
             raise InvalidInputError(f"{path} has the key {key!r} of type {type(key).__name__}; keys must be text")
-        plain[key] = value if type(value) in _PLAIN and type(value) is not str else _plain(value, path, key, depth)
-        check_text(key, f"{path} key")
+        if not key.isascii():
+            check_text(key, f"{path} key")
+        plain[key] = value if type(value) in _ATOMS else _plain(value, path, key, depth)
     return plain
 
 

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import pyarrow as pa
-
 Scalar = Literal["NULL", "BOOLEAN", "BIGINT", "DOUBLE", "DATE", "TIMESTAMP", "VARCHAR"]
 
 
@@ -46,14 +44,6 @@ _SCALARS: dict[type, Scalar] = {
     dt.date: "DATE",
 }
 _LADDERS: tuple[tuple[Scalar, ...], ...] = (("BOOLEAN", "BIGINT", "DOUBLE"), ("DATE", "TIMESTAMP"))
-_ARROW = {
-    "BOOLEAN": pa.bool_(),
-    "BIGINT": pa.int64(),
-    "DOUBLE": pa.float64(),
-    "DATE": pa.date32(),
-    "TIMESTAMP": pa.timestamp("us"),
-    "VARCHAR": pa.string(),
-}
 
 
 def type_of(value: Any) -> FieldType:
@@ -124,27 +114,26 @@ def sql_type(kind: FieldType) -> str | None:
     return None if kind == "NULL" else kind
 
 
-def arrow_type(kind: FieldType) -> pa.DataType | None:
-    """Return Arrow's type of the same columns as `sql_type`."""
+def columns(kind: FieldType) -> FieldType | None:
+    """Return the part of a type that has columns: without what was nothing but NULL so far."""
     if isinstance(kind, StructOf):
-        inner = [(name, arrow) for name, arrow in ((n, arrow_type(k)) for n, k in kind.fields.items()) if arrow]
-        return pa.struct(inner) if inner else None
+        inner = {name: typed for name, each in kind.fields.items() if (typed := columns(each)) is not None}
+        return StructOf(inner) if inner else None
     if isinstance(kind, ListOf):
-        element = arrow_type(kind.element)
-        return pa.list_(element) if element else None
-    return None if kind == "NULL" else _ARROW[kind]
+        element = columns(kind.element)
+        return None if element is None else ListOf(element)
+    return None if kind == "NULL" else kind
 
 
 def coerce(value: Any, kind: FieldType) -> Any:
-    """Return `value` as what a column of type `kind` holds; None where it says nothing to SQL."""
-    if value is None or sql_type(kind) is None:
+    """Return `value` as what a column of type `kind`, as `columns` gave it, holds."""
+    if value is None:
         return None
     if isinstance(kind, StructOf):
-        folded = {name.casefold(): inner for name, inner in value.items()} if isinstance(value, dict) else {}
+        folded = {name.casefold(): inner for name, inner in value.items()}
         return {
             name: coerce(value[name] if name in value else folded.get(name.casefold()), inner)
             for name, inner in kind.fields.items()
-            if sql_type(inner)
         }
     if isinstance(kind, ListOf):
         return [coerce(item, kind.element) for item in value]

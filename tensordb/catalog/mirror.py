@@ -7,15 +7,17 @@ of the catalog at one moment: who keeps it drops it with the first write, and wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from tensordb.catalog import ids
 from tensordb.catalog.datasets import DatasetRow
-from tensordb.catalog.records import RECORD_COLUMNS, RecordRow
+from tensordb.catalog.records import RECORD_COLUMNS, RecordRow, rows_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 WORTH_IT = 32
 """A mirror is made once a dataset's `WORTH_IT`-th part was looked up since the last write."""
@@ -26,7 +28,7 @@ MAX_NBYTES = 128 << 20
 class Mirror:
     """A dataset's rows, ordered by sequence number."""
 
-    def __init__(self, table: pa.Table, nonce: int) -> None:
+    def __init__(self, table: pa.Table, row: DatasetRow) -> None:
         """Take the columns of a record table, in any order of rows, with -1 for no page row."""
         columns = {name: table.column(name).combine_chunks() for name in RecordRow._fields}
         numbers: np.ndarray[Any, np.dtype[np.int64]] = columns["seq"].to_numpy()
@@ -34,38 +36,40 @@ class Mirror:
         self._numbers = numbers[self._order]
         self._created = columns["created_at"].to_numpy(zero_copy_only=False).astype("datetime64[us]")
         self._columns = columns
-        self._nonce = nonce
+        self._row = row
 
     @classmethod
     def of(cls, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> Mirror | None:
         """Copy a dataset's rows, or return None when they take too much memory."""
         columns = RECORD_COLUMNS.replace("page_row", "coalesce(page_row, -1) AS page_row")
         table = con.sql(f"SELECT {columns} FROM {row.table}").to_arrow_table()
-        return cls(table, row.nonce) if table.nbytes <= MAX_NBYTES else None
+        return cls(table, row) if table.nbytes <= MAX_NBYTES else None
 
     def find(self, record_ids: Sequence[str]) -> dict[str, RecordRow]:
-        """Return the records of generated ids; others, and ids of the user's, are left out."""
-        wanted = {number: each for each in record_ids if (number := ids.sequence_of(each, self._nonce)) is not None}
+        """Return the records of generated ids; ids of the user's are left out."""
+        wanted = {number for each in record_ids if (number := ids.sequence_of(each, self._row.nonce)) is not None}
         if not wanted or not len(self._numbers):
             return {}
         numbers = np.fromiter(wanted, np.int64, len(wanted))
         places = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
-        places = self._order[places[self._numbers[places] == numbers]]
-        rows = self._rows(places)
-        return {row.record_id: row for row in rows if wanted[row.seq] == row.record_id}
+        return {row.record_id: row for row in self.rows(self._order[places[self._numbers[places] == numbers]])}
 
-    def _rows(self, places: np.ndarray[Any, np.dtype[np.int64]]) -> list[RecordRow]:
+    def rows(self, places: np.ndarray[Any, np.dtype[np.int64]]) -> list[RecordRow]:
+        """Return the rows at these places of the table."""
         created = self._created[places].tolist()
         seq, record_id, _, object_id, page_row, spec_id, document = self._columns.values()
-        return [
-            RecordRow(
-                seq[place].as_py(),
-                record_id[place].as_py(),
-                moment,
-                object_id[place].as_py(),
-                None if (number := page_row[place].as_py()) < 0 else number,
-                spec_id[place].as_py(),
-                document[place].as_py(),
-            )
-            for place, moment in zip(places.tolist(), created, strict=True)
-        ]
+        return rows_of(
+            self._row,
+            [
+                (
+                    seq[place].as_py(),
+                    record_id[place].as_py(),
+                    moment,
+                    object_id[place].as_py(),
+                    None if (number := page_row[place].as_py()) < 0 else number,
+                    spec_id[place].as_py(),
+                    document[place].as_py(),
+                )
+                for place, moment in zip(places.tolist(), created, strict=True)
+            ],
+        )

@@ -9,7 +9,6 @@ import duckdb
 
 from tensordb.catalog.rows import scalar
 
-
 OBJECT_ID_NBYTES = 16
 
 
@@ -125,12 +124,27 @@ def live_nbytes(con: duckdb.DuckDBPyConnection) -> dict[int, int]:
     return {segment: int(total) for segment, total in rows}
 
 
-def move(con: duckdb.DuckDBPyConnection, places: Mapping[bytes, tuple[int, int]]) -> None:
-    """Point objects to new (segment, position) places; a payload that was inline leaves the catalog."""
-    con.executemany(
-        "UPDATE tensordb.objects SET segment = ?, position = ?, payload = NULL WHERE object_id = ?",
-        [[segment, position, object_id] for object_id, (segment, position) in places.items()],
+def move(con: duckdb.DuckDBPyConnection, found: Sequence[ObjectRow], places: Sequence[tuple[int, int]]) -> int:
+    """Point objects to new (segment, position) places; a payload that was inline leaves the catalog.
+
+    Returns:
+        How many were still where they had been found: the others were deleted or moved meanwhile, and stay as they are.
+    """
+    count = con.execute(
+        "UPDATE tensordb.objects SET segment = moved.segment, position = moved.position, payload = NULL "
+        "FROM (SELECT unnest(?::BLOB[]) AS object_id, unnest(?::BIGINT[]) AS old_segment, "
+        "unnest(?::BIGINT[]) AS old_position, unnest(?::BIGINT[]) AS segment, unnest(?::BIGINT[]) AS position) moved "
+        "WHERE objects.object_id = moved.object_id AND objects.segment IS NOT DISTINCT FROM moved.old_segment "
+        "AND objects.position IS NOT DISTINCT FROM moved.old_position",
+        [
+            [row.object_id for row in found],
+            [row.segment for row in found],
+            [row.position for row in found],
+            [segment for segment, _ in places],
+            [position for _, position in places],
+        ],
     )
+    return int(scalar(count))
 
 
 class Total(NamedTuple):

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from tensordb.catalog import documents, fields, ids
 from tensordb.catalog.datasets import DatasetRow, source
 from tensordb.catalog.failures import user_sql
-from tensordb.catalog.rows import first, scalar
+from tensordb.catalog.rows import scalar
 from tensordb.errors import InvalidQueryError
 
 Result = TypeVar("Result")
 
 RECORD_COLUMNS = "seq, record_id, created_at, object_id, page_row, spec_id, document"
 _INTERNAL = (
-    "r.seq AS _seq, r.object_id AS _object_id, r.page_row AS _page_row, r.spec_id AS _spec_id, "
-    "r.document AS _document, "
+    "r.seq AS _seq, r.record_id AS _record_id, r.object_id AS _object_id, r.page_row AS _page_row, "
+    "r.spec_id AS _spec_id, r.document AS _document, "
 )
-_FROM_INTERNAL = "_seq, record_id, created_at, _object_id, _page_row, _spec_id, _document"
+_FROM_INTERNAL = "_seq, _record_id, created_at, _object_id, _page_row, _spec_id, _document"
 
 
 @dataclass(frozen=True)
@@ -62,26 +61,26 @@ class NewRecords:
 
     Attributes:
         first: Sequence number of the first; the others follow.
-        record_ids: The ids.
-        object_ids: The object of each record.
-        page_rows: Row in the object, None for a whole object.
+        record_ids: The user's ids, None when they are generated from the sequence numbers.
+        object_ids: The object of each record, as fixed-size bytes.
+        page_rows: Row in the object, -1 for a whole object.
         spec_ids: Spec of each record's tensor.
         documents: Normalized metadata of each record.
     """
 
     first: int
-    record_ids: Sequence[str]
-    object_ids: pa.Array
-    page_rows: pa.Array
-    spec_ids: pa.Array
+    record_ids: Sequence[str] | None
+    object_ids: np.ndarray[Any, np.dtype[np.void]]
+    page_rows: np.ndarray[Any, np.dtype[np.int64]]
+    spec_ids: np.ndarray[Any, np.dtype[np.int64]]
     documents: Sequence[dict[str, Any] | None]
 
 
 def insert(con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords) -> None:
     """Insert records; the dataset's metadata columns must fit already."""
     created = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-    struct = fields.sql_type(row.fields)
-    if len(new.record_ids) == 1:
+    struct = row.columns_sql
+    if len(new.object_ids) == 1:
         _insert_one(con, row, new, created, struct)
     else:
         _insert_many(con, row, new, created, struct)
@@ -91,10 +90,12 @@ def _insert_one(
     con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords, created: dt.datetime, struct: str | None
 ) -> None:
     document = new.documents[0]
-    places = [column[0].as_py() for column in (new.object_ids, new.page_rows, new.spec_ids)]
-    values: list[Any] = [new.first, new.record_ids[0], created, *places, documents.pack(document)]
-    if struct:
-        values.append(fields.coerce(document, row.fields) if document else None)
+    page_row = int(new.page_rows[0])
+    places = [bytes(new.object_ids[0]), None if page_row < 0 else page_row, int(new.spec_ids[0])]
+    record_id = None if new.record_ids is None else new.record_ids[0]
+    values: list[Any] = [new.first, record_id, created, *places, documents.pack(document)]
+    if row.columns is not None:
+        values.append(fields.coerce(document or None, row.columns))
     marks = ", ".join("?" * 7) + (f", ?::{struct}" if struct else "")
     con.execute(f"INSERT INTO {row.table} VALUES ({marks})", values)
 
@@ -102,18 +103,9 @@ def _insert_one(
 def _insert_many(
     con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords, created: dt.datetime, struct: str | None
 ) -> None:
-    columns: dict[str, pa.Array] = {
-        "seq": pa.array(np.arange(new.first, new.first + len(new.record_ids))),
-        "record_id": pa.array(new.record_ids, pa.string()),
-        "object_id": new.object_ids,
-        "page_row": new.page_rows,
-        "spec_id": new.spec_ids,
-        "document": pa.array([documents.pack(each) for each in new.documents], pa.binary()),
-    }
-    if struct:
-        rows = [fields.coerce(each, row.fields) if each else None for each in new.documents]
-        columns["metadata"] = pa.array(rows, fields.arrow_type(row.fields))
-    con.register("incoming_records", pa.table(columns))
+    from tensordb.catalog import arrow  # loading pyarrow takes longer than all the rest of tensordb
+
+    con.register("incoming_records", arrow.table_of(new, row.columns))
     try:
         con.execute(
             f"INSERT INTO {row.table} SELECT seq, record_id, ?, object_id, page_row, spec_id, document"
@@ -132,43 +124,52 @@ def last_sequence(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None
 
 def by_id(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_id: str) -> RecordRow | None:
     """Return one record."""
-    found = first(con.execute(f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE record_id = ?", [record_id]))
-    return RecordRow(*found) if found else None
+    return by_ids(con, row, [record_id]).get(record_id)
 
 
 def by_ids(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: Sequence[str]) -> dict[str, RecordRow]:
     """Return the records of many ids; ids that no record has are left out."""
-    found: dict[str, RecordRow] = {}
     numbers = [number for each in record_ids if (number := ids.sequence_of(each, row.nonce)) is not None]
-    if numbers:  # a scan of integers costs less than as many index look-ups of text
-        found = {each.record_id: each for each in by_sequence(con, row, numbers)}
+    # A record with an id of the user's does not go by the one that its number would have given.
+    asked = set(record_ids)
+    found = {each.record_id: each for each in by_sequence(con, row, numbers) if each.record_id in asked}
     rest = [each for each in record_ids if each not in found]
     if rest:
-        rows = con.execute(
-            f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE record_id IN (SELECT unnest(?::VARCHAR[]))", [rest]
-        ).fetchall()
-        found.update((each[1], RecordRow(*each)) for each in rows)
+        found.update((each.record_id, each) for each in _where_in(con, row, "record_id", "VARCHAR", rest))
     return found
 
 
 def by_sequence(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> list[RecordRow]:
     """Return the records of these sequence numbers, in no particular order."""
-    rows = con.execute(
-        f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE seq IN (SELECT unnest(?::BIGINT[]))", [list(numbers)]
-    ).fetchall()
-    return [RecordRow(*each) for each in rows]
+    return _where_in(con, row, "seq", "BIGINT", numbers) if numbers else []
+
+
+def _where_in(
+    con: duckdb.DuckDBPyConnection, row: DatasetRow, column: str, kind: str, values: Sequence[Any]
+) -> list[RecordRow]:
+    text = f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE {column}"
+    if len(values) == 1:
+        return rows_of(row, con.execute(f"{text} = ?", [values[0]]).fetchall())
+    return rows_of(row, con.execute(f"{text} IN (SELECT unnest(?::{kind}[]))", [list(values)]).fetchall())
+
+
+def rows_of(row: DatasetRow, found: Iterable[tuple[Any, ...]]) -> list[RecordRow]:
+    """Return rows of a record table with the ids that are not stored."""
+    nonce = row.nonce
+    return [
+        RecordRow(seq, ids.generated_id(seq, nonce) if record_id is None else record_id, *rest)
+        for seq, record_id, *rest in found
+    ]
 
 
 def everything(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> list[RecordRow]:
     """Return all records of a dataset in insertion order."""
-    rows = con.execute(f"SELECT {RECORD_COLUMNS} FROM {row.table} ORDER BY seq").fetchall()
-    return [RecordRow(*each) for each in rows]
+    return rows_of(row, con.execute(f"SELECT {RECORD_COLUMNS} FROM {row.table} ORDER BY seq").fetchall())
 
 
 def select(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selection) -> list[RecordRow]:
     """Return the records that a condition of the user's matches, in his order or else of insertion."""
-    found = _run(con, row, _FROM_INTERNAL, selection, lambda result: result.fetchall())
-    return [RecordRow(*each) for each in found]
+    return rows_of(row, _run(con, row, _FROM_INTERNAL, selection, lambda result: result.fetchall()))
 
 
 def matching(
@@ -192,10 +193,10 @@ def count(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selection)
 
 def set_document(con: duckdb.DuckDBPyConnection, row: DatasetRow, seq: int, document: dict[str, Any] | None) -> None:
     """Replace one record's metadata; the metadata columns must fit already."""
-    struct = fields.sql_type(row.fields)
+    struct = row.columns_sql
     values: list[Any] = [documents.pack(document)]
-    if struct:
-        values.append(fields.coerce(document, row.fields) if document else None)
+    if row.columns is not None:
+        values.append(fields.coerce(document or None, row.columns))
     assignments = "document = ?" + (f", metadata = ?::{struct}" if struct else "")
     con.execute(f"UPDATE {row.table} SET {assignments} WHERE seq = ?", [*values, seq])
 

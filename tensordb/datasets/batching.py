@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import torch
 
 from tensordb import tensors
 from tensordb.catalog import documents
 from tensordb.errors import InvalidInputError
 from tensordb.model import TensorSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PAGED_NBYTES = 128 << 10
 """Largest tensor that goes into pages; a larger one is read faster as an object of its own."""
@@ -168,6 +170,8 @@ def metadata_length(metadata: Any) -> int | None:
 
 
 def _as_table(metadata: Any) -> pa.Table:
+    import pyarrow as pa  # loading it takes longer than all the rest of tensordb
+
     if hasattr(metadata, "reset_index"):  # pandas would make a column of a named index
         metadata = metadata.reset_index(drop=True)
     try:

@@ -15,7 +15,6 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 import torch
 
 from tensordb import tensors
@@ -70,18 +69,15 @@ class _Incoming:
         """Return the specs of all records."""
         return {spec for _, _, spec in self.parts}
 
-    def columns(self, numbers: Mapping[TensorSpec, int]) -> tuple[pa.Array, pa.Array, pa.Array]:
+    def columns(self, numbers: Mapping[TensorSpec, int]) -> tuple[np.ndarray[Any, Any], ...]:
         """Return object ids, page rows and spec numbers of all records in the order of their positions."""
         lengths = [len(batch.positions) for batch, _, _ in self.parts]
         order = np.argsort(np.concatenate([np.asarray(batch.positions, np.int64) for batch, _, _ in self.parts]))
         part = np.repeat(np.arange(len(self.parts)), lengths)[order]
         row = np.concatenate([np.arange(length) for length in lengths])[order]
         whole = np.array([not batch.is_page for batch, _, _ in self.parts])[part]
-        # Not by Arrow's take(): its compute module alone takes longer to load than all this to run.
-        keys = np.array([object_id for _, object_id, _ in self.parts], f"V{OBJECT_ID_NBYTES}")[part]
-        object_ids = pa.Array.from_buffers(pa.binary(OBJECT_ID_NBYTES), len(keys), [None, pa.py_buffer(keys)])
-        spec_ids = np.array([numbers[spec] for _, _, spec in self.parts])[part]
-        return object_ids, pa.array(row, pa.int32(), mask=whole), pa.array(spec_ids, pa.int32())
+        object_ids = np.array([object_id for _, object_id, _ in self.parts], f"V{OBJECT_ID_NBYTES}")[part]
+        return object_ids, np.where(whole, -1, row), np.array([numbers[spec] for _, _, spec in self.parts])[part]
 
 
 class Inserter:
@@ -223,12 +219,11 @@ class Inserter:
         numbers = {spec: catalog.known.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in incoming.specs()}
         object_ids, page_rows, spec_ids = incoming.columns(numbers)
         first = ids.first_sequence(catalog.known.last_seq(con, row))
-        names = record_ids or ids.generated_ids(first, len(object_ids), row.nonce)
-        new = NewRecords(first, names, object_ids, page_rows, spec_ids, written)
-        records.insert(con, row, new)
-        catalog.known.advance(row, first + len(names) - 1)
-        catalog.expect((f"SELECT 1 FROM {row.table} WHERE record_id = ?", [names[-1]]))
-        return names
+        last = first + len(object_ids) - 1
+        records.insert(con, row, NewRecords(first, record_ids, object_ids, page_rows, spec_ids, written))
+        catalog.known.advance(row, last)
+        catalog.expect((f"SELECT 1 FROM {row.table} WHERE seq = ?", [last]))
+        return record_ids or [ids.generated_id(seq, row.nonce) for seq in range(first, last + 1)]
 
 
 class _ObjectExistsError(Exception):
@@ -289,15 +284,15 @@ def _check_ids(record_ids: Sequence[str]) -> list[str]:
 
 
 def _check_free(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: list[str]) -> None:
-    if len(record_ids) == 1:
-        single = records.by_id(con, row, record_ids[0])
-        taken = [single.record_id] if single else []
-    else:
-        taken = list(records.by_ids(con, row, record_ids))
+    taken = list(records.by_ids(con, row, record_ids))
     if taken:
         raise AlreadyExistsError(
             f"dataset {row.name!r} has a record {taken[0]!r} already; delete it first or choose another id"
         )
+    now = ids.first_sequence(None)
+    reserved = [each for each in record_ids if (ids.sequence_of(each, row.nonce) or 0) >= now]
+    if reserved:
+        raise InvalidInputError(f"record id {reserved[0]!r} may be generated for another record yet; choose another id")
 
 
 def _progress_bar(wanted: bool, total: int | None, title: str) -> Any:
@@ -305,4 +300,4 @@ def _progress_bar(wanted: bool, total: int | None, title: str) -> Any:
         return nullcontext()
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=title, unit="record")
+    return tqdm(total=total, desc=title, unit=" record")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-import pyarrow as pa
 
 from tensordb.catalog import datasets, documents
 from tensordb.catalog.failures import user_sql
@@ -16,6 +15,9 @@ from tensordb.datasets.lookup import Params, check_count
 from tensordb.datasets.statistics import compression_stats
 from tensordb.engine import Database
 from tensordb.errors import InvalidInputError, InvalidQueryError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
 _EXPLAIN = re.compile(r"^\s*EXPLAIN\s+(ANALYZE\s+)?(\([^()]*\)\s*)?", re.IGNORECASE)
