@@ -6,18 +6,21 @@ live writer holds it; a reader that mapped it keeps its map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import duckdb
 
 from tensordb.catalog import datasets, objects, records
 from tensordb.catalog.objects import ObjectRow
 from tensordb.catalog.records import RecordRow
 from tensordb.engine import Database
-from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.errors import ConflictError, FormatError, IntegrityError, InvalidInputError
 from tensordb.payloads import Location
 
 _MOVED_NBYTES = 64 << 20
 """Payload bytes moved by one commit of `compact`."""
+_INLINE_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,12 @@ class Maintenance:
         return VerifyReport(count, seen, tuple(damaged))
 
     def gc(self) -> ReclaimReport:
-        """Remove segments that no record names, such as those left by a writer that was killed."""
+        """Remove segments that no record names, such as those left by a writer that was killed.
+
+        Raises:
+            ConflictError: Called inside a transaction, whose rollback could not bring a segment back.
+        """
+        self._check_outside("gc")
         self._db.payloads.seal()
         with self._db.catalog.write("collecting garbage") as con:
             live = objects.live_nbytes(con)
@@ -113,9 +121,14 @@ class Maintenance:
 
         Args:
             min_dead: Share of dead bytes, from 0 to 1, from which a segment is rewritten.
+
+        Raises:
+            ConflictError: Called inside a transaction, whose rollback could not bring a segment back.
+            IntegrityError: A payload that would be moved is damaged; it stays where it is.
         """
         if isinstance(min_dead, bool) or not isinstance(min_dead, int | float) or not 0 <= min_dead <= 1:
             raise InvalidInputError(f"min_dead is {min_dead!r}; it is a share from 0 to 1")
+        self._check_outside("compact")
         payloads = self._db.payloads
         payloads.seal()
         before = sum(info.nbytes for info in payloads.segments())
@@ -128,6 +141,12 @@ class Maintenance:
         removed = self.gc().segments_removed
         after = sum(info.nbytes for info in payloads.segments())
         return ReclaimReport(removed, max(0, before - after), moved)
+
+    def _check_outside(self, verb: str) -> None:
+        with self._db.catalog.read():
+            inside = self._db.catalog.in_transaction
+        if inside:
+            raise ConflictError(f"{verb} cannot run inside a transaction; leave the transaction first")
 
     def _verify_dataset(self, name: str) -> tuple[int, int, list[DamagedRecord]]:
         with self._db.catalog.read() as con:
@@ -147,36 +166,40 @@ class Maintenance:
     def _move_inline(self) -> int:
         moved = 0
         while True:
-            with self._db.catalog.read() as con:
-                found = objects.inline(con, 4096)
-            if not found:
+            found, payloads = self._read(lambda con: objects.inline(con, _INLINE_AT_ONCE))
+            moved += self._move(found, payloads)
+            if len(found) < _INLINE_AT_ONCE:  # what is inlined meanwhile is for the next time, or this would not end
                 return moved
-            moved += self._move(found)
 
     def _move_segment(self, segment: int) -> int:
         moved = 0
         while True:
-            with self._db.catalog.read() as con:
-                found = objects.in_segment(con, segment)
-            part = _up_to(found, _MOVED_NBYTES)
-            if not part:
+            found, payloads = self._read(lambda con: _up_to(objects.in_segment(con, segment), _MOVED_NBYTES))
+            if not found:
                 return moved
-            moved += self._move(part)
+            moved += self._move(found, payloads)
 
-    def _move(self, found: Sequence[ObjectRow]) -> int:
+    def _read(
+        self, find: Callable[[duckdb.DuckDBPyConnection], list[ObjectRow]]
+    ) -> tuple[list[ObjectRow], list[bytes | memoryview]]:
+        """Find objects and open their payloads in one catalog block: once it ends, others may remove a segment."""
+        with self._db.catalog.read() as con:
+            found = find(con)
+            return found, [self._payload(row) for row in found]
+
+    def _move(self, found: Sequence[ObjectRow], payloads: Sequence[bytes | memoryview]) -> int:
         """Copy payloads to the segment being appended to, and point their objects there in one commit."""
-        payloads, catalog = self._db.payloads, self._db.catalog
-        with payloads.writing():
-            places = {}
-            for row in found:
-                location = payloads.append([self._payload(row)])
-                places[row.object_id] = (location.segment, location.offset)
-            payloads.flush()
+        if not found:
+            return 0
+        store, catalog = self._db.payloads, self._db.catalog
+        with store.writing():
+            places = [store.append([payload]) for payload in payloads]
+            store.flush()
             with catalog.write("moving payloads") as con:
-                objects.move(con, places)
+                moved = objects.move(con, found, [(place.segment, place.offset) for place in places])
                 catalog.known.forget_inline_nbytes()
         self._db.reader.forget()
-        return len(places)
+        return moved
 
     def _payload(self, row: ObjectRow) -> bytes | memoryview:
         if row.segment is None:

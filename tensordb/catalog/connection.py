@@ -108,7 +108,9 @@ def _end_transaction(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _prepared(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    connection.execute("SET enable_progress_bar = false")
+    # In a notebook without ipywidgets DuckDB refuses the setting, even where it is off already, as it is there.
+    if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()[0][0]:
+        connection.execute("SET enable_progress_bar = false")
     return connection
 
 

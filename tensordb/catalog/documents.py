@@ -60,7 +60,9 @@ def unpack(packed: bytes | None) -> dict[str, Any]:
         document = msgpack.unpackb(packed, ext_hook=_restore, strict_map_key=False)
     except (ValueError, msgpack.UnpackException) as error:
         raise IntegrityError(f"stored metadata of {len(packed)} bytes cannot be read: {error}") from error
-    return document  # type: ignore[no-any-return]
+    if not isinstance(document, dict):
+        raise IntegrityError(f"stored metadata of {len(packed)} bytes is a {type(document).__name__}, not a document")
+    return document
 
 
 def _plain_mapping(mapping: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:

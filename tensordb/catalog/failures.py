@@ -20,11 +20,19 @@ from tensordb.errors import (
 )
 
 _FULL = ("no space left", "disk quota", "file too large", "out of disk", "could not write all bytes")
-_DAMAGED = ("corrupt", "checksum", "not a valid duckdb", "deserializ", "does not match", "read enough bytes", "replaying wal")
+_DAMAGED = (
+    "corrupt",
+    "checksum",
+    "not a valid duckdb",
+    "deserializ",
+    "does not match",
+    "read enough bytes",
+    "replaying wal",
+)
 _BUSY = ("could not set lock", "conflicting lock")
 
 
-def translate(error: duckdb.Error, doing: str) -> TensorDBError:
+def translate(error: Exception, doing: str) -> TensorDBError:
     """Return the error of tensordb's tree that says what DuckDB's says.
 
     Args:
@@ -57,6 +65,15 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise translate(error, doing) from error
+    except RuntimeError as error:
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
+        raise
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether this is what DuckDB makes of Ctrl-C inside a statement; `except Exception` must not swallow that."""
+    return isinstance(error, RuntimeError) and str(error) == "Query interrupted"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from tensordb.catalog.failures import translate, translated
+from tensordb.catalog.failures import is_interrupt, translate, translated
 from tensordb.catalog.lease import CatalogLease
 from tensordb.catalog.remembered import Remembered
 from tensordb.catalog.rows import first
@@ -127,6 +127,13 @@ class Catalog:
     @contextmanager
     def _leased(self, doing: str, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         """Hold the lease's connection; only what DuckDB says while it opens the file is translated here."""
+        # A connection is never reopened below a transaction: this is a child forked inside it. Said before the lease
+        # is asked for, which the parent may hold for long.
+        if self._depth and self._lease.epoch != self._epoch:
+            raise ConflictError(
+                f"{doing}: this process was forked inside a transaction, with which only its parent can go on; open "
+                "the folder anew in the child, or fork outside of transactions"
+            )
         with ExitStack() as stack:
             with translated(doing):
                 con = stack.enter_context(self._lease.connection(write=write))
@@ -185,9 +192,9 @@ class Catalog:
     def _commit(self, con: duckdb.DuckDBPyConnection) -> None:
         try:
             con.execute("COMMIT")
-        except duckdb.Error as error:
+        except (duckdb.Error, RuntimeError) as error:
             self._lease.discard()
-            raise _CommitRaisedError(error) from error
+            raise _CommitRaisedError(error, self._probe) from error
 
     @contextmanager
     def _settled(self, doing: str) -> Iterator[None]:
@@ -195,16 +202,18 @@ class Catalog:
         try:
             yield
         except _CommitRaisedError as raised:
-            if not self._is_committed():
+            if is_interrupt(raised.error):
+                raise KeyboardInterrupt from raised.error
+            if not self._is_committed(raised.probe):
                 raise translate(raised.error, doing) from raised.error
 
-    def _is_committed(self) -> bool:
-        if self._probe is None:
+    def _is_committed(self, probe: Probe | None) -> bool:
+        if probe is None:
             return False
         with self._leased("looking whether a commit took effect", write=False) as con:
             self._refresh()
             try:
-                row = first(con.execute(*self._probe))
+                row = first(con.execute(*probe))
             except duckdb.CatalogException:  # not even the table is there
                 return False
             return bool(row and row[0])
@@ -222,6 +231,7 @@ class Catalog:
 class _CommitRaisedError(Exception):
     """COMMIT raised, which does not mean that it did not take effect."""
 
-    def __init__(self, error: duckdb.Error) -> None:
+    def __init__(self, error: Exception, probe: Probe | None) -> None:
         super().__init__(str(error))
         self.error = error
+        self.probe = probe  # a copy: other threads write before it is asked

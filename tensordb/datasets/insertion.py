@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import numpy as np
 import torch
 
 from tensordb import tensors
 from tensordb.catalog import datasets, documents, fields, ids, records
 from tensordb.catalog.datasets import DatasetRow
-from tensordb.catalog.objects import OBJECT_ID_NBYTES
 from tensordb.catalog.records import NewRecords
 from tensordb.datasets.batching import Batch, batches, metadata_length, metadata_rows
+from tensordb.datasets.incoming import Incoming
 from tensordb.datasets.lookup import check_id
 from tensordb.datasets.schema import DatasetSchema
 from tensordb.encoding.pipeline import EncodedTensor, encode
 from tensordb.encoding.presets import CompressionConfig
-from tensordb.engine import Database, Stored
+from tensordb.engine import Database
 from tensordb.errors import AlreadyExistsError, DatasetNotFoundError, InvalidInputError, SchemaValidationError
 from tensordb.model import TensorSpec
 
@@ -42,42 +41,6 @@ class _Settings:
     identity: tuple[int, dt.datetime]
     schema: DatasetSchema
     config: CompressionConfig | None
-
-
-@dataclass
-class _Incoming:
-    """Objects on their way into the catalog, and which records will name them."""
-
-    stored: dict[bytes, Stored] = field(default_factory=dict)
-    refs: dict[bytes, int] = field(default_factory=dict)
-    parts: list[tuple[Batch, bytes, TensorSpec]] = field(default_factory=list)
-
-    def add(self, batch: Batch, stored: Stored) -> None:
-        """Take an object whose records stand at the batch's positions."""
-        object_id, spec = stored.encoded.object_id, stored.encoded.spec
-        self.stored.setdefault(object_id, stored)
-        self.refs[object_id] = self.refs.get(object_id, 0) + len(batch.positions)
-        record_spec = TensorSpec(spec.dtype, spec.shape[1:]) if batch.is_page else spec
-        self.parts.append((batch, object_id, record_spec))
-
-    @property
-    def count(self) -> int:
-        """How many records there are."""
-        return sum(self.refs.values())
-
-    def specs(self) -> set[TensorSpec]:
-        """Return the specs of all records."""
-        return {spec for _, _, spec in self.parts}
-
-    def columns(self, numbers: Mapping[TensorSpec, int]) -> tuple[np.ndarray[Any, Any], ...]:
-        """Return object ids, page rows and spec numbers of all records in the order of their positions."""
-        lengths = [len(batch.positions) for batch, _, _ in self.parts]
-        order = np.argsort(np.concatenate([np.asarray(batch.positions, np.int64) for batch, _, _ in self.parts]))
-        part = np.repeat(np.arange(len(self.parts)), lengths)[order]
-        row = np.concatenate([np.arange(length) for length in lengths])[order]
-        whole = np.array([not batch.is_page for batch, _, _ in self.parts])[part]
-        object_ids = np.array([object_id for _, object_id, _ in self.parts], f"V{OBJECT_ID_NBYTES}")[part]
-        return object_ids, np.where(whole, -1, row), np.array([numbers[spec] for _, _, spec in self.parts])[part]
 
 
 class Inserter:
@@ -115,7 +78,7 @@ class Inserter:
         settings.schema.check_spec(tensors.spec_of(owned))
         settings.schema.check_metadata(document)
         encoded = encode(owned, settings.config or default)
-        incoming = _Incoming()
+        incoming = Incoming()
         with self._db.payloads.writing():
             incoming.add(Batch([0], owned, False), self._db.writer.append(encoded, look=True))
             self._make_durable()
@@ -137,7 +100,7 @@ class Inserter:
         given = None if record_ids is None else _check_ids(record_ids)
         expected = _expected(source, metadata, given)
         settings = self._fetch_settings(name)
-        incoming = _Incoming()
+        incoming = Incoming()
         with self._db.payloads.writing(), _progress_bar(progress, expected, f"insert into {name}") as bar:
             for batch, encoded in self._encoded(_checked(batches(source), settings), settings.config or default):
                 incoming.add(batch, self._db.writer.append(encoded, look=not batch.is_page))
@@ -180,7 +143,7 @@ class Inserter:
         self,
         name: str,
         settings: _Settings,
-        incoming: _Incoming,
+        incoming: Incoming,
         record_ids: list[str] | None,
         written: Sequence[dict[str, Any] | None],
         *,
@@ -199,7 +162,7 @@ class Inserter:
             self._name(con, incoming, guess=guess and not self._db.catalog.in_transaction)
             return self._insert_rows(con, row, incoming, record_ids, written)
 
-    def _name(self, con: duckdb.DuckDBPyConnection, incoming: _Incoming, *, guess: bool) -> None:
+    def _name(self, con: duckdb.DuckDBPyConnection, incoming: Incoming, *, guess: bool) -> None:
         try:
             self._db.writer.name(con, list(incoming.stored.values()), incoming.refs, guess=guess)
         except duckdb.ConstraintException as error:
@@ -211,7 +174,7 @@ class Inserter:
         self,
         con: duckdb.DuckDBPyConnection,
         row: DatasetRow,
-        incoming: _Incoming,
+        incoming: Incoming,
         record_ids: list[str] | None,
         written: Sequence[dict[str, Any] | None],
     ) -> list[str]:
@@ -298,6 +261,6 @@ def _check_free(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: lis
 def _progress_bar(wanted: bool, total: int | None, title: str) -> Any:
     if not wanted:
         return nullcontext()
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     return tqdm(total=total, desc=title, unit=" record")
