@@ -160,8 +160,20 @@ class Maintenance:
                 with self._db.catalog.read() as con:
                     self._db.reader.read_back(con, name, sharing[0])
             except (IntegrityError, FormatError) as error:
-                damaged += [DamagedRecord(name, row.record_id, str(error)) for row in sharing]
+                damaged += self._damaged_of(name, sharing, error)
         return len(rows), len(by_object), damaged
+
+    def _damaged_of(self, name: str, sharing: Sequence[RecordRow], error: Exception) -> list[DamagedRecord]:
+        """Say which records of a damaged object cannot be read: of a page, often only some."""
+        broken = []
+        for row in sharing:
+            try:
+                with self._db.catalog.read() as con:
+                    self._db.reader.read_back(con, name, row, whole=False)
+            except (IntegrityError, FormatError) as reason:
+                broken.append(DamagedRecord(name, row.record_id, str(reason)))
+        # Damage that no read meets is still damage: nobody can tell to whom it belongs.
+        return broken or [DamagedRecord(name, row.record_id, str(error)) for row in sharing]
 
     def _move_inline(self) -> int:
         moved = 0

@@ -193,7 +193,11 @@ class TensorStorage:
         return lookup.get(self._db, name, record_id, index=index, out=out, device=device)
 
     def get_many(self, name: str, record_ids: Sequence[str]) -> list[Record]:
-        """Return records in the order asked for, decoded in parallel; one that is missing is an error."""
+        """Return records in the order asked for, decoded in parallel; one that is missing is an error.
+
+        Small tensors that were inserted together are decoded together, and share memory without overlapping: clone one
+        to keep it without the others.
+        """
         return lookup.get_many(self._db, name, record_ids)
 
     def get_dataset(self, name: str) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from tensordb.catalog import documents, fields
+from tensordb.catalog import fields
 from tensordb.catalog.fields import FieldType, ListOf, StructOf
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def table_of(new: NewRecords, kind: FieldType | None) -> pa.Table:
         "object_id": pa.Array.from_buffers(pa.binary(width), count, [None, pa.py_buffer(new.object_ids)]),
         "page_row": pa.array(new.page_rows, pa.int32(), mask=new.page_rows < 0),
         "spec_id": pa.array(new.spec_ids, pa.int32()),
-        "document": pa.array([documents.pack(each) for each in new.documents], pa.binary()),
+        "document": pa.array(new.packed, pa.binary()),
     }
     if isinstance(kind, StructOf):
         columns["metadata"] = _struct_array([each or None for each in new.documents], kind)

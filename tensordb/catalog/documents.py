@@ -20,7 +20,7 @@ from tensordb.errors import IntegrityError, InvalidInputError
 MAX_DEPTH = 64
 _BIG_INT, _DATETIME, _DATE = 1, 2, 3
 _ATOMS = frozenset({int, float, bool, type(None)})
-_PLAIN = _ATOMS | {str}
+PLAIN = _ATOMS | {str}
 
 
 def normalize(metadata: Mapping[str, Any] | None, *, where: str = "metadata") -> dict[str, Any] | None:
@@ -46,6 +46,21 @@ def pack(document: dict[str, Any] | None) -> bytes | None:
     if document is None:
         return None
     return msgpack.packb(document, default=_extend)  # type: ignore[no-any-return]
+
+
+class PlainPacker:
+    """Packs flat documents whose values have `PLAIN` types, faster than `pack`; for one thread."""
+
+    def __init__(self) -> None:
+        self._pack = msgpack.Packer().pack
+
+    def pack(self, document: dict[str, Any]) -> bytes | None:
+        """Return the stored form of a document, None if one of its values cannot be packed so."""
+        try:
+            return self._pack(document)  # type: ignore[no-any-return]
+        except (OverflowError, UnicodeEncodeError):
+            self._pack = msgpack.Packer().pack  # the old one keeps what it had packed of this document
+            return None
 
 
 def unpack(packed: bytes | None) -> dict[str, Any]:
@@ -80,7 +95,7 @@ def _plain(value: Any, path: str, key: str | int, depth: int) -> Any:
     kind = type(value)
     if kind is str:
         return check_text(value, _join(path, key))
-    if kind in _PLAIN or kind in (dt.datetime, dt.date):
+    if kind in PLAIN or kind in (dt.datetime, dt.date):
         return value
     if depth >= MAX_DEPTH:
         raise InvalidInputError(f"{path} is nested deeper than {MAX_DEPTH} levels; flatten it")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class StructOf:
 
 FieldType = Scalar | ListOf | StructOf
 
-_INT64 = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)
 _SCALARS: dict[type, Scalar] = {
     type(None): "NULL",
     bool: "BOOLEAN",
@@ -60,7 +60,7 @@ def type_of(value: Any) -> FieldType:
         return ListOf(element)
     scalar = _SCALARS[type(value)]
     # Beyond 64 bits a number still compares as a number; its exact value is in the document.
-    return "DOUBLE" if scalar == "BIGINT" and value not in _INT64 else scalar
+    return "DOUBLE" if scalar == "BIGINT" and value not in INT64 else scalar
 
 
 def widen(left: FieldType, right: FieldType) -> FieldType:
@@ -79,28 +79,11 @@ def widen(left: FieldType, right: FieldType) -> FieldType:
     return "VARCHAR"
 
 
-def struct_of(documents: Iterable[dict[str, Any] | None]) -> StructOf:
-    """Return the widened type of many documents; flat documents of one layout are looked at once."""
-    seen: set[tuple[Any, ...]] = set()
-    merged = StructOf()
-    for document in documents:
-        if not document:
-            continue
-        kinds = [_kind(value) for value in document.values()]
-        layout = (*document, *kinds)
-        if layout in seen:
-            continue
-        if dict not in kinds and list not in kinds:
-            seen.add(layout)
-        layout_type = type_of(document)
-        assert isinstance(layout_type, StructOf)
-        merged = _widen_struct(merged, layout_type)
-    return merged
-
-
-def _kind(value: Any) -> type:
-    kind = type(value)
-    return float if kind is int and value not in _INT64 else kind
+def struct_of(document: dict[str, Any] | None) -> StructOf:
+    """Return the type of a document; none has no fields."""
+    found = type_of(document or {})
+    assert isinstance(found, StructOf)
+    return found
 
 
 def sql_type(kind: FieldType) -> str | None:

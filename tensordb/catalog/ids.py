@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 _DIGITS = 13
 _LENGTH = 2 + _DIGITS
 _HEX = frozenset("0123456789abcdef")
@@ -23,6 +25,12 @@ def first_sequence(last: int | None) -> int:
 def generated_id(seq: int, nonce: int) -> str:
     """Return the record id that is generated for a sequence number."""
     return f"{nonce:02x}{seq:013x}"
+
+
+def generated_ids(first: int, last: int, nonce: int) -> list[str]:
+    """Return the record ids of the sequence numbers from `first` to `last`."""
+    text = (np.arange(first, last + 1, dtype=">u8") | np.uint64(nonce << 4 * _DIGITS)).astype(">u8").tobytes().hex()
+    return [text[i : i + _LENGTH] for i in range(1, len(text), 16)]
 
 
 def generated_id_sql(seq: str, nonce: int) -> str:

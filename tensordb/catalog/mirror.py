@@ -6,7 +6,7 @@ of the catalog at one moment: who keeps it drops it with the first write, and wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -47,15 +47,18 @@ class Mirror:
 
     def find(self, record_ids: Sequence[str]) -> dict[str, RecordRow]:
         """Return the records of generated ids; ids of the user's are left out."""
-        wanted = {number for each in record_ids if (number := ids.sequence_of(each, self._row.nonce)) is not None}
-        if not wanted or not len(self._numbers):
-            return {}
-        numbers = np.fromiter(wanted, np.int64, len(wanted))
-        places = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
-        return {row.record_id: row for row in self.rows(self._order[places[self._numbers[places] == numbers]])}
+        numbers = {number for each in record_ids if (number := ids.sequence_of(each, self._row.nonce)) is not None}
+        return {row.record_id: row for row in self.by_sequence(numbers)}
 
-    def rows(self, places: np.ndarray[Any, np.dtype[np.int64]]) -> list[RecordRow]:
-        """Return the rows at these places of the table."""
+    def by_sequence(self, numbers: Collection[int]) -> list[RecordRow]:
+        """Return the records of these sequence numbers, in no particular order."""
+        if not numbers or not len(self._numbers):
+            return []
+        wanted = np.fromiter(numbers, np.int64, len(numbers))
+        places = np.minimum(np.searchsorted(self._numbers, wanted), len(self._numbers) - 1)
+        return self._rows(self._order[places[self._numbers[places] == wanted]])
+
+    def _rows(self, places: np.ndarray[Any, np.dtype[np.int64]]) -> list[RecordRow]:
         created = self._created[places].tolist()
         seq, record_id, _, object_id, page_row, spec_id, document = self._columns.values()
         return rows_of(

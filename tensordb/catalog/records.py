@@ -17,6 +17,8 @@ from tensordb.catalog.rows import scalar
 from tensordb.errors import InvalidQueryError
 
 Result = TypeVar("Result")
+_DENSE = 4
+"""Sequence numbers that fill at least one `_DENSE`-th of their range are fetched as a range."""
 
 RECORD_COLUMNS = "seq, record_id, created_at, object_id, page_row, spec_id, document"
 _INTERNAL = (
@@ -66,6 +68,7 @@ class NewRecords:
         page_rows: Row in the object, -1 for a whole object.
         spec_ids: Spec of each record's tensor.
         documents: Normalized metadata of each record.
+        packed: Stored form of each.
     """
 
     first: int
@@ -74,6 +77,7 @@ class NewRecords:
     page_rows: np.ndarray[Any, np.dtype[np.int64]]
     spec_ids: np.ndarray[Any, np.dtype[np.int64]]
     documents: Sequence[dict[str, Any] | None]
+    packed: Sequence[bytes | None]
 
 
 def insert(con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords) -> None:
@@ -93,7 +97,7 @@ def _insert_one(
     page_row = int(new.page_rows[0])
     places = [bytes(new.object_ids[0]), None if page_row < 0 else page_row, int(new.spec_ids[0])]
     record_id = None if new.record_ids is None else new.record_ids[0]
-    values: list[Any] = [new.first, record_id, created, *places, documents.pack(document)]
+    values: list[Any] = [new.first, record_id, created, *places, new.packed[0]]
     if row.columns is not None:
         values.append(fields.coerce(document or None, row.columns))
     marks = ", ".join("?" * 7) + (f", ?::{struct}" if struct else "")
@@ -141,7 +145,16 @@ def by_ids(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: Sequence
 
 def by_sequence(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> list[RecordRow]:
     """Return the records of these sequence numbers, in no particular order."""
-    return _where_in(con, row, "seq", "BIGINT", numbers) if numbers else []
+    if not numbers:
+        return []
+    low, high = min(numbers), max(numbers)
+    if high - low >= _DENSE * len(numbers):
+        return _where_in(con, row, "seq", "BIGINT", numbers)
+    # A range is found by the statistics of the column, without a hash table.
+    text = f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE seq BETWEEN ? AND ?"
+    found = rows_of(row, con.execute(text, [low, high]).fetchall())
+    wanted = set(numbers)
+    return [each for each in found if each.seq in wanted]
 
 
 def _where_in(

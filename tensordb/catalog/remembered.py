@@ -71,6 +71,11 @@ class Remembered:
             found.update(records.by_ids(con, row, rest))
         return found
 
+    def by_sequence(self, con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> list[RecordRow]:
+        """Return the records of these sequence numbers, in no particular order, inside a block that reads."""
+        mirror = self._mirror(con, row, len(numbers))
+        return records.by_sequence(con, row, numbers) if mirror is None else mirror.by_sequence(numbers)
+
     def last_seq(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:
         """Return the largest sequence number of a dataset."""
         if row.dataset_id not in self._last_seq:

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from tensordb import tensors
-from tensordb.catalog import documents
 from tensordb.errors import InvalidInputError
 from tensordb.model import TensorSpec
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 PAGED_NBYTES = 128 << 10
 """Largest tensor that goes into pages; a larger one is read faster as an object of its own."""
@@ -135,48 +130,3 @@ def _snapshot(item: Any, position: int, *, copy: bool) -> torch.Tensor:
         return tensors.snapshot(item, copy=copy)
     except InvalidInputError as error:
         raise type(error)(f"tensors[{position}]: {error}") from error
-
-
-def metadata_rows(metadata: Any) -> Iterator[dict[str, Any] | None]:
-    """Yield the normalized metadata of each record, for ever None when there is none.
-
-    Args:
-        metadata: None, an iterable of mappings (or None), an Arrow table, or a DataFrame (anything with the Arrow
-            PyCapsule interface; nulls become None, a pandas index is left out).
-    """
-    if metadata is None:
-        for _ in count():
-            yield None
-    elif hasattr(metadata, "__arrow_c_stream__"):
-        for start in range(0, (table := _as_table(metadata)).num_rows, 65536):
-            for offset, row in enumerate(table.slice(start, 65536).to_pylist()):
-                yield documents.normalize(row, where=f"metadata[{start + offset}]")
-    elif isinstance(metadata, Mapping | str | bytes) or not isinstance(metadata, Iterable):
-        raise InvalidInputError(
-            f"metadata is a {type(metadata).__name__}; give one mapping a record, an Arrow table or a DataFrame"
-        )
-    else:
-        for position, row in enumerate(metadata):
-            yield documents.normalize(row, where=f"metadata[{position}]")
-
-
-def metadata_length(metadata: Any) -> int | None:
-    """Return how many rows of metadata there are, None if that shows only at the end or there is none."""
-    if metadata is None:
-        return None
-    if hasattr(metadata, "num_rows"):
-        return int(metadata.num_rows)
-    return len(metadata) if hasattr(metadata, "__len__") else None
-
-
-def _as_table(metadata: Any) -> pa.Table:
-    import pyarrow as pa  # loading it takes longer than all the rest of tensordb
-
-    if hasattr(metadata, "reset_index"):  # pandas would make a column of a named index
-        metadata = metadata.reset_index(drop=True)
-    try:
-        return metadata if isinstance(metadata, pa.Table) else pa.table(metadata)
-    except pa.ArrowException as error:
-        raise InvalidInputError(
-            f"metadata, a {type(metadata).__name__}, does not fit Arrow's columns: {error}; give a list of dicts"
-        ) from error

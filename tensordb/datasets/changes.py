@@ -73,7 +73,7 @@ def update_metadata(db: Database, name: str, record_id: str, metadata: Any, *, m
         found = _record(con, row, record_id)
         document = {**documents.unpack(found.document), **(given or {})} if merge else given
         DatasetSchema.parse(row.schema).check_metadata(document)
-        row = datasets.adapt_fields(con, row, fields.struct_of([document]))
+        row = datasets.adapt_fields(con, row, fields.struct_of(document))
         db.catalog.known.remember_dataset(row)
         records.set_document(con, row, found.seq, document)
         db.catalog.expect(

@@ -17,21 +17,22 @@ import duckdb
 import torch
 
 from tensordb import tensors
-from tensordb.catalog import datasets, documents, fields, ids, records
+from tensordb.catalog import datasets, ids, records
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.records import NewRecords
-from tensordb.datasets.batching import Batch, batches, metadata_length, metadata_rows
+from tensordb.datasets.batching import Batch, batches
 from tensordb.datasets.incoming import Incoming
 from tensordb.datasets.lookup import check_id
+from tensordb.datasets.metadata import MetadataColumn, metadata_length
 from tensordb.datasets.schema import DatasetSchema
-from tensordb.encoding.pipeline import EncodedTensor, encode
+from tensordb.encoding.pipeline import encode
 from tensordb.encoding.presets import CompressionConfig
-from tensordb.engine import Database
+from tensordb.engine import Database, Stored
 from tensordb.errors import AlreadyExistsError, DatasetNotFoundError, InvalidInputError, SchemaValidationError
 from tensordb.model import TensorSpec
 
-_AHEAD = 2
-"""Batches being encoded while one is written."""
+_BEHIND = 2
+"""Batches that may wait to be written while the next one is encoded."""
 
 
 @dataclass(frozen=True)
@@ -55,37 +56,38 @@ class Inserter:
     ) -> str:
         """Insert one record and return its id."""
         given = None if record_id is None else [check_id(record_id)]
-        document = documents.normalize(metadata)
         owned = tensors.snapshot(tensor)
         settings = self._settings.get(name) if isinstance(name, str) else None
         if settings is not None:
             try:
-                return self._insert(name, settings, owned, document, given, default)
+                return self._insert(name, settings, owned, metadata, given, default)
             except (SchemaValidationError, _DatasetReplacedError):
                 if self._fetch_settings(name) == settings:
                     raise
-        return self._insert(name, self._fetch_settings(name), owned, document, given, default)
+        return self._insert(name, self._fetch_settings(name), owned, metadata, given, default)
 
     def _insert(
         self,
         name: str,
         settings: _Settings,
         owned: torch.Tensor,
-        document: dict[str, Any] | None,
+        metadata: Any,
         given: list[str] | None,
         default: CompressionConfig,
     ) -> str:
         settings.schema.check_spec(tensors.spec_of(owned))
-        settings.schema.check_metadata(document)
+        column = MetadataColumn([metadata], settings.schema, "metadata")
+        column.finish(1)
         encoded = encode(owned, settings.config or default)
         incoming = Incoming()
         with self._db.payloads.writing():
-            incoming.add(Batch([0], owned, False), self._db.writer.append(encoded, look=True))
+            stored = self._db.writer.append(encoded, known=self._db.writer.is_stored(encoded))
+            incoming.add(Batch([0], owned, False), stored)
             self._make_durable()
             try:
-                return self._commit(name, settings, incoming, given, [document], guess=True)[0]
+                return self._commit(name, settings, incoming, given, column, guess=True)[0]
             except _ObjectExistsError:  # an equal tensor was stored before, which is rare enough to try without a look
-                return self._commit(name, settings, incoming, given, [document])[0]
+                return self._commit(name, settings, incoming, given, column)[0]
 
     def insert_many(
         self,
@@ -100,28 +102,33 @@ class Inserter:
         given = None if record_ids is None else _check_ids(record_ids)
         expected = _expected(source, metadata, given)
         settings = self._fetch_settings(name)
+        column = MetadataColumn(metadata, settings.schema)
         incoming = Incoming()
         with self._db.payloads.writing(), _progress_bar(progress, expected, f"insert into {name}") as bar:
-            for batch, encoded in self._encoded(_checked(batches(source), settings), settings.config or default):
-                incoming.add(batch, self._db.writer.append(encoded, look=not batch.is_page))
+            checked = _checked(batches(source), settings)
+            for batch, stored in self._stored(checked, settings.config or default):
+                incoming.add(batch, stored)
+                column.take(len(batch.positions))
                 if bar is not None:
                     bar.update(len(batch.positions))
             total = incoming.count
-            written = _documents(metadata, total, settings)
+            column.finish(total)
             if given is not None and len(given) != total:
                 raise InvalidInputError(f"{len(given)} record ids were given for {total} tensors; they must match")
             if not total:
                 return []
             self._make_durable()
-            return self._commit(name, settings, incoming, given, written)
+            return self._commit(name, settings, incoming, given, column)
 
-    def _encoded(self, source: Iterator[Batch], config: CompressionConfig) -> Iterator[tuple[Batch, EncodedTensor]]:
-        """Yield each batch with its encoding, working a few batches ahead so that encoding and writing overlap."""
-        pending: deque[tuple[Batch, Future[EncodedTensor]]] = deque()
-        with ThreadPoolExecutor(_AHEAD) as pool:
+    def _stored(self, source: Iterator[Batch], config: CompressionConfig) -> Iterator[tuple[Batch, Stored]]:
+        """Encode each batch and write it in the background, while the next one is encoded."""
+        pending: deque[tuple[Batch, Future[Stored]]] = deque()
+        with ThreadPoolExecutor(1) as background:
             for batch in source:
-                pending.append((batch, pool.submit(encode, batch.tensor, config, page=batch.is_page)))
-                if len(pending) > _AHEAD:
+                encoded = encode(batch.tensor, config, page=batch.is_page)
+                known = not batch.is_page and self._db.writer.is_stored(encoded)
+                pending.append((batch, background.submit(self._db.writer.append, encoded, known=known)))
+                if len(pending) > _BEHIND:
                     ready, future = pending.popleft()
                     yield ready, future.result()
             for ready, future in pending:
@@ -145,7 +152,7 @@ class Inserter:
         settings: _Settings,
         incoming: Incoming,
         record_ids: list[str] | None,
-        written: Sequence[dict[str, Any] | None],
+        column: MetadataColumn,
         *,
         guess: bool = False,
     ) -> list[str]:
@@ -157,10 +164,10 @@ class Inserter:
                 )
             if record_ids is not None:
                 _check_free(con, row, record_ids)
-            row = datasets.adapt_fields(con, row, fields.struct_of(written))
+            row = datasets.adapt_fields(con, row, column.fields)
             self._db.catalog.known.remember_dataset(row)
             self._name(con, incoming, guess=guess and not self._db.catalog.in_transaction)
-            return self._insert_rows(con, row, incoming, record_ids, written)
+            return self._insert_rows(con, row, incoming, record_ids, column)
 
     def _name(self, con: duckdb.DuckDBPyConnection, incoming: Incoming, *, guess: bool) -> None:
         try:
@@ -176,17 +183,18 @@ class Inserter:
         row: DatasetRow,
         incoming: Incoming,
         record_ids: list[str] | None,
-        written: Sequence[dict[str, Any] | None],
+        column: MetadataColumn,
     ) -> list[str]:
         catalog = self._db.catalog
         numbers = {spec: catalog.known.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in incoming.specs()}
         object_ids, page_rows, spec_ids = incoming.columns(numbers)
         first = ids.first_sequence(catalog.known.last_seq(con, row))
         last = first + len(object_ids) - 1
-        records.insert(con, row, NewRecords(first, record_ids, object_ids, page_rows, spec_ids, written))
+        new = NewRecords(first, record_ids, object_ids, page_rows, spec_ids, column.documents, column.packed)
+        records.insert(con, row, new)
         catalog.known.advance(row, last)
         catalog.expect((f"SELECT 1 FROM {row.table} WHERE seq = ?", [last]))
-        return record_ids or [ids.generated_id(seq, row.nonce) for seq in range(first, last + 1)]
+        return record_ids or ids.generated_ids(first, last, row.nonce)
 
 
 class _ObjectExistsError(Exception):
@@ -207,18 +215,6 @@ def _checked(source: Iterator[Batch], settings: _Settings) -> Iterator[Batch]:
         spec = tensors.spec_of(batch.tensor)
         settings.schema.check_spec(TensorSpec(spec.dtype, spec.shape[1:]) if batch.is_page else spec)
         yield batch
-
-
-def _documents(metadata: Any, total: int, settings: _Settings) -> list[dict[str, Any] | None]:
-    """Return as many checked documents as there are tensors."""
-    rows = metadata_rows(metadata)
-    found = [document for _, document in zip(range(total), rows, strict=False)]
-    if len(found) != total or (metadata is not None and next(rows, found) is not found):
-        raise InvalidInputError(f"metadata has not as many rows as there are tensors ({total}); they must match")
-    if settings.schema.metadata:
-        for document in found:
-            settings.schema.check_metadata(document)
-    return found
 
 
 def _expected(source: Any, metadata: Any, record_ids: list[str] | None) -> int | None:

@@ -142,7 +142,7 @@ def not_found(name: str, record_id: str, *, also: int = 0) -> TensorNotFoundErro
 def _locate(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Located:
     wanted = numbers.tolist()
     with db.catalog.read() as con:
-        found = records.by_sequence(con, db.catalog.known.dataset(con, name), wanted) if wanted else []
+        found = db.catalog.known.by_sequence(con, db.catalog.known.dataset(con, name), wanted)
         place = {number: position for position, number in enumerate(wanted)}
         return db.reader.locate(con, name, sorted(found, key=lambda row: place[row.seq]))
 

@@ -6,11 +6,9 @@ remembered by object id: an object never changes, so a remembered reader is neve
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,15 +20,17 @@ from tensordb.catalog import objects
 from tensordb.catalog.objects import ObjectRow
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.session import Catalog
+from tensordb.encoding.format import MAGIC
 from tensordb.encoding.pipeline import PayloadReader, decode_rows_many
+from tensordb.encoding.workers import for_each
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.model import Encoding
 from tensordb.payloads import Location, PayloadStore
 
 _REMEMBERED = 4096
 """Readers kept; one of an inline payload holds it, at most 8 KiB."""
-_PARALLEL_NBYTES = 1 << 20
-"""Below this, starting threads costs more than they win."""
+_PARALLEL_NBYTES = 4 << 20
+"""Below this, handing work to threads costs more than they win."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,14 @@ class ObjectReader:
             self._decode_paged(located, paged, result)
         return [tensor for tensor in result if tensor is not None]
 
-    def read_back(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> None:
-        """Read every byte of a record's object again, past everything remembered.
+    def read_back(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow, *, whole: bool = True) -> None:
+        """Read a record again, past everything remembered.
+
+        Args:
+            con: The catalog block's connection.
+            dataset: Name of the record's dataset.
+            row: The record.
+            whole: Read every byte of its object; otherwise only what the record itself needs.
 
         Raises:
             IntegrityError: Something is not what was written.
@@ -132,16 +138,23 @@ class ObjectReader:
         with _naming(dataset, row, None):
             source = self._open(row, found)
         with _naming(dataset, row, source.location):
-            source.reader.verify()
+            if whole:
+                source.reader.verify()
+            else:
+                _decode_one(source.reader, row.page_row, None, None)
 
     def _decode_whole(self, located: Located, positions: Sequence[int]) -> Iterable[torch.Tensor]:
         rows = [located.rows[position] for position in positions]
         nbytes = sum(located.sources[row.object_id].encoding.original_nbytes for row in rows)
         if len(rows) < 2 or nbytes < _PARALLEL_NBYTES:
             return [self._decode_row(located, row) for row in rows]
-        # A pool of its own: decoding waits for the pool of the encoding room, which must not wait for itself.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(lambda row: self._decode_row(located, row), rows))
+        decoded: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+
+        def work(index: int) -> None:
+            decoded[index] = self._decode_row(located, rows[index])
+
+        for_each(len(rows), work)
+        return decoded
 
     def _decode_row(self, located: Located, row: RecordRow) -> torch.Tensor:
         source = located.sources[row.object_id]
@@ -192,7 +205,7 @@ class ObjectReader:
         else:
             location = Location(found.segment, found.position or 0, found.stored_nbytes)
             payload = self._payloads.read(location)
-        reader = PayloadReader(payload)
+        reader = _opened(payload)
         return Source(reader, location, _per_record(reader, row.page_row))
 
     def _remember(self, sources: dict[bytes, Source]) -> None:
@@ -200,6 +213,15 @@ class ObjectReader:
             self._remembered.update(sources)
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
+
+
+def _opened(payload: memoryview | bytes) -> PayloadReader:
+    try:
+        return PayloadReader(payload)
+    except FormatError as error:
+        if bytes(payload[: len(MAGIC)]) != MAGIC:  # the catalog names it as a payload: it was one
+            raise IntegrityError(str(error)) from error
+        raise
 
 
 def _decode_one(reader: PayloadReader, page_row: int | None, index: Any, out: torch.Tensor | None) -> torch.Tensor:

@@ -43,15 +43,17 @@ class ObjectWriter:
         self._catalog = catalog
         self._payloads = payloads
 
-    def append(self, encoded: EncodedTensor, *, look: bool = False) -> Stored:
-        """Write a payload to a segment, unless it is small enough to be inlined.
+    def is_stored(self, encoded: EncodedTensor) -> bool:
+        """Tell whether an equal object is in the catalog, so that its payload need not be written again."""
+        if encoded.nbytes <= INLINE_NBYTES:
+            return False
+        with self._catalog.read() as con:
+            return bool(objects.existing(con, [encoded.object_id]))
 
-        Args:
-            encoded: The tensor.
-            look: Look first whether an equal object is stored, and do not write it again then.
-        """
+    def append(self, encoded: EncodedTensor, *, known: bool = False) -> Stored:
+        """Write a payload to a segment, unless it is small enough to be inlined or `known` to be stored."""
         stored = Stored(encoded, None)
-        if stored.is_small or (look and self._is_stored(encoded)):
+        if stored.is_small or known:
             return stored
         location = self._payloads.append(encoded.buffers)
         return Stored(replace(encoded, buffers=()), location)  # what is written need not stay in memory
@@ -79,10 +81,6 @@ class ObjectWriter:
             objects.add_references(con, {key: refs[key] for key in present})
         new = [self._row(con, each, refs[key]) for key, each in unique.items() if key not in present]
         objects.add(con, new)
-
-    def _is_stored(self, encoded: EncodedTensor) -> bool:
-        with self._catalog.read() as con:
-            return bool(objects.existing(con, [encoded.object_id]))
 
     def _row(self, con: duckdb.DuckDBPyConnection, stored: Stored, refs: int) -> NewObject:
         encoded, location, payload = stored.encoded, stored.location, None

@@ -1,6 +1,7 @@
 """SQL types of metadata fields: inferred, widened, and what values become in their columns."""
 
 import datetime as dt
+import functools
 from typing import Any
 
 import duckdb
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensordb.catalog.arrow import table_of
+from tensordb.catalog.documents import pack, unpack
 from tensordb.catalog.fields import (
     FieldType,
     ListOf,
@@ -25,6 +27,8 @@ from tensordb.catalog.fields import (
     widen,
 )
 from tensordb.catalog.records import NewRecords
+from tensordb.datasets.metadata import MetadataColumn
+from tensordb.datasets.schema import DatasetSchema
 
 NAMES = st.sampled_from(["a", "A", "b", "ß", "x y", 'q"'])
 SCALAR_VALUES = st.one_of(
@@ -88,13 +92,19 @@ def fold(kind: FieldType) -> Any:
     return [fold(kind.element)] if isinstance(kind, ListOf) else kind
 
 
+def merge(documents: list[dict[str, Any]]) -> StructOf:
+    merged = functools.reduce(widen, map(struct_of, documents), StructOf())
+    assert isinstance(merged, StructOf)
+    return merged
+
+
 @given(documents=st.lists(DOCUMENTS, max_size=4))
 def test_the_type_of_many_documents_is_the_widened_type_of_each(documents: list[dict[str, Any]]) -> None:
-    merged: FieldType = StructOf()
-    for document in documents:
-        merged = widen(merged, type_of(document))
-    assert fold(struct_of(documents)) == fold(merged)
-    assert struct_of([None, *documents, {}]) == struct_of(documents)
+    # Twice each, as a document of a layout seen before is not looked at value by value.
+    column = MetadataColumn([None, *documents, {}, *documents], DatasetSchema())
+    column.finish(2 * len(documents) + 2)
+    assert fold(column.fields) == fold(merge(documents))
+    assert [unpack(packed) for packed in column.packed[1:]] == [*documents, {}, *documents]
 
 
 @given(value=VALUES)
@@ -105,13 +115,13 @@ def test_types_survive_their_json_form(value: Any) -> None:
 @settings(max_examples=60, deadline=None)
 @given(documents=st.lists(DOCUMENTS, min_size=2, max_size=4))
 def test_duckdb_gets_the_same_columns_from_one_record_and_from_many(documents: list[dict[str, Any]]) -> None:
-    merged = struct_of(documents)
+    merged = merge(documents)
     kind, sql = columns(merged), sql_type(merged)
     assert (kind is None) == (sql is None)
     if not isinstance(kind, StructOf):
         return
     zeros = np.zeros(len(documents), np.int64)
-    new = NewRecords(0, None, zeros.view("V8"), zeros, zeros, documents)
+    new = NewRecords(0, None, zeros.view("V8"), zeros, zeros, documents, list(map(pack, documents)))
     with duckdb.connect() as con:
         con.execute("SET TimeZone='UTC'")
         con.execute(f"CREATE TABLE t (metadata {sql})")
