@@ -131,6 +131,10 @@ class LeaseSession:
             self._drop()
             if self._locks is not None:
                 self._locks.close()
+            while self._depth:  # at exit below open blocks: whoever waits for their end must wake up, to end as well
+                self._depth -= 1
+                self.epoch += 1  # what is left to `leave` has nothing to give back any more
+                self._turn.release()
         finally:
             self._turn.release()
         self._watcher.stop()

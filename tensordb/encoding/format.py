@@ -142,13 +142,13 @@ def parse_header(payload: memoryview) -> Header:
     magic, version, size, checksum = _PREFIX.unpack_from(payload)
     if magic != MAGIC:
         raise FormatError(f"payload begins with {magic!r}, not {MAGIC!r}; these bytes are not a tensordb payload")
-    if version != VERSION:
-        raise FormatError(f"payload has format {version}, this release reads {VERSION}; read it with a newer release")
     end = aligned(size)
     if not _PREFIX.size <= size <= end <= len(payload):
         raise IntegrityError(f"payload has {len(payload)} bytes, its header claims {size}; it is damaged or cut short")
     if _header_checksum(payload[:8], payload[16:size]) != checksum or any(payload[size:end]):
         raise IntegrityError("payload header does not match its checksum; restore the payload from a copy")
+    if version != VERSION:
+        raise FormatError(f"payload has format {version}, this release reads {VERSION}; read it with a newer release")
     cursor = _Cursor(bytes(payload[16:size]))
     descriptor = _parse_descriptor(cursor)
     table = cursor.rest()

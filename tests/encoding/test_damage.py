@@ -70,6 +70,10 @@ def test_what_is_no_payload_is_a_format_error() -> None:
         PayloadReader(b"PK\x03\x04" + bytes(100))
     newer = bytearray(payload_of(torch.ones(4), "none"))
     newer[3] = 2
+    with pytest.raises(IntegrityError):  # a damaged version byte is damage
+        PayloadReader(newer)
+    size = int.from_bytes(newer[4:8], "little")
+    newer[8:16] = xxhash.xxh3_64_digest(bytes(newer[:8] + newer[16:size]))[::-1]
     with pytest.raises(FormatError, match="newer release"):
         PayloadReader(newer)
 

@@ -1,0 +1,218 @@
+"""A full disk: a clear error, nothing acknowledged is lost, and the same storage goes on once there is space."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tensordb import TensorStorage
+from tensordb.errors import StorageFullError
+
+from .programs import made, run_each
+
+LIMIT = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+def limit(nbytes):
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard if nbytes is None else nbytes, hard))
+
+def check(db, kept):
+    found = {record.id: record for record in db.scan("d")}
+    assert set(found) == set(kept), (len(found), len(kept))
+    assert all(found[key].tensor.equal(made(*kept[key])) for key in kept)
+    assert db.verify().ok
+"""
+LARGE = (
+    LIMIT
+    + """
+db, kept = TensorStorage(folder), {}
+db.create_dataset("d")
+for seed in range(5):
+    kept[db.insert("d", made(seed, 40_000))] = (seed, 40_000)
+limit(1_000_000)
+failures = 0
+for seed in range(5, 30):
+    try:
+        kept[db.insert("d", made(seed, 40_000))] = (seed, 40_000)
+    except StorageFullError as error:
+        assert "free space" in str(error)
+        failures += 1
+        try:
+            db.insert_many("d", [made(i, 50_000) for i in range(9)])
+        except StorageFullError:
+            pass
+        else:
+            raise AssertionError("nine of them fit where one did not")
+        check(db, kept)
+assert failures
+limit(None)
+kept[db.insert("d", made(99, 40_000))] = (99, 40_000)
+ids = db.insert_many("d", [made(i, 50_000) for i in range(9)])
+kept.update((key, (i, 50_000)) for i, key in enumerate(ids))
+check(db, kept)
+db.maintenance.gc()
+check(db, kept)
+db.close()
+with TensorStorage(folder) as db:
+    check(db, kept)
+"""
+)
+SMALL = (
+    LIMIT
+    + """
+db, kept = TensorStorage(folder), {}
+db.create_dataset("d")
+wal = os.path.join(folder, "catalog.duckdb.wal")
+for seed in range(20):
+    kept[db.insert("d", made(seed, 200))] = (seed, 200)
+limit(os.path.getsize(wal) + ROOM)
+failures = 0
+for seed in range(20, 60):
+    try:
+        with db.transaction():
+            key = db.insert("d", made(seed, 200))
+            db.insert("d", made(seed + 1000, 200), record_id=f"second of {seed}")
+        kept[key] = (seed, 200)
+        kept[f"second of {seed}"] = (seed + 1000, 200)
+    except StorageFullError as error:
+        failures += 1
+        check(db, kept)
+    if failures == 3:
+        break
+assert failures == 3
+limit(None)
+for seed in range(60, 80):
+    kept[db.insert("d", made(seed, 200))] = (seed, 200)
+check(db, kept)
+db.close()
+with TensorStorage(folder) as db:
+    check(db, kept)
+    db.maintenance.compact()
+    check(db, kept)
+"""
+)
+
+
+def test_a_commit_that_cannot_be_written_is_undone_and_work_goes_on_afterwards(tmp_path: Path) -> None:
+    run_each([SMALL.replace("ROOM", str(room)) for room in (0, 700)], tmp_path)
+
+
+CLOSING = (
+    LIMIT
+    + """
+with TensorStorage(folder) as db:
+    db.create_dataset("d")
+    kept = {db.insert("d", made(seed, 1500)): (seed, 1500) for seed in range(200)}
+    limit(4096)  # enough for nothing: the checkpoint at closing fails too
+    for act in (lambda: db.insert("d", made(1, 10)), lambda: db.maintenance.compact(), lambda: db.create_dataset("e")):
+        try:
+            act()
+        except StorageFullError:
+            continue
+        raise AssertionError("it fitted")
+    check(db, kept)
+limit(None)
+with TensorStorage(folder) as db:
+    check(db, kept)
+"""
+)
+
+
+def test_segments_that_cannot_grow_give_an_error_and_closing_on_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    run_each([LARGE, CLOSING], tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if sys.platform != "linux" or os.geteuid() or not shutil.which("mount"):
+        pytest.skip("mounting a small tmpfs needs root on Linux")
+    made_it = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if made_it.returncode:
+        pytest.skip(f"mounting a small tmpfs is refused here: {made_it.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Take all space of the disk but so many bytes."""
+    ballast = disk / "ballast"
+    free = os.statvfs(disk)
+    size = free.f_bavail * free.f_frsize - leave
+    with ballast.open("wb") as stream:
+        stream.write(bytes(size))
+    return ballast
+
+
+@pytest.mark.parametrize(("size", "leave"), [(100, 0), (100, 100_000), (60_000, 4096), (60_000, 1_500_000)])
+def test_a_full_disk_is_an_error_loses_nothing_and_passes(small_disk: Path, size: int, leave: int) -> None:
+    kept: set[int] = set()
+
+    def put(db: TensorStorage, seed: int) -> bool:
+        db.insert("d", made(seed, size), {"seed": seed})
+        kept.add(seed)
+        return True
+
+    with TensorStorage(small_disk / "db") as db:
+        db.create_dataset("d")
+        for seed in range(10):
+            put(db, seed)
+        ballast = fill(small_disk, leave)
+        seeds_left = iter(range(10, 100_000))
+        with pytest.raises(StorageFullError):
+            all(put(db, seed) for seed in seeds_left)
+        assert seeds(db, size) == kept
+        with pytest.raises(StorageFullError):
+            db.insert_many("d", (made(i, 100_000) for i in range(60)))
+        assert seeds(db, size) == kept
+        ballast.unlink()
+        for seed in range(200_000, 200_010):
+            put(db, seed)
+        assert seeds(db, size) == kept
+    with TensorStorage(small_disk / "db") as db:
+        assert seeds(db, size) == kept
+
+
+def seeds(db: TensorStorage, size: int) -> set[int]:
+    """Return the seed of every record, after checking that each is right."""
+    found = set()
+    for record in db.scan("d"):
+        found.add(record.metadata["seed"])
+        assert record.tensor.equal(made(record.metadata["seed"], size))
+    assert db.count("d") == len(found)
+    assert db.verify().ok
+    return found
+
+
+def test_a_new_database_on_a_full_disk_is_an_error_and_can_be_made_later(small_disk: Path) -> None:
+    ballast = fill(small_disk, 0)
+    with pytest.raises(StorageFullError):
+        TensorStorage(small_disk / "db")
+    ballast.unlink()
+    with TensorStorage(small_disk / "db") as db:
+        db.create_dataset("d")
+        assert db.count("d") == 0
+
+
+def test_a_full_disk_can_be_read_and_a_closed_database_opened_on_it(small_disk: Path) -> None:
+    with TensorStorage(small_disk / "db") as db:
+        db.create_dataset("d")
+        for seed in range(20):
+            db.insert("d", made(seed, 300), {"seed": seed})
+        fill(small_disk, 0)
+        assert seeds(db, 300) == set(range(20))
+    for read_only in (True, False):
+        with TensorStorage(small_disk / "db", read_only=read_only) as db:
+            assert seeds(db, 300) == set(range(20))
