@@ -23,6 +23,8 @@ WORTH_IT = 32
 """A mirror is made once a dataset's `WORTH_IT`-th part was looked up since the last write."""
 MAX_RECORDS = 500_000
 MAX_NBYTES = 128 << 20
+MAX_OBJECTS = 50_000
+"""Places of objects that are remembered beside mirrors."""
 
 
 class Mirror:
@@ -34,8 +36,9 @@ class Mirror:
         numbers: np.ndarray[Any, np.dtype[np.int64]] = columns["seq"].to_numpy()
         self._order = np.argsort(numbers, kind="stable")  # rows lie in order but for those that an update moved
         self._numbers = numbers[self._order]
-        self._created = columns["created_at"].to_numpy(zero_copy_only=False).astype("datetime64[us]")
-        self._columns = columns
+        created = columns["created_at"].to_numpy(zero_copy_only=False).astype("datetime64[us]")
+        self._arrays = [numbers, created, columns["page_row"].to_numpy(), columns["spec_id"].to_numpy()]
+        self._values = [columns[name] for name in ("record_id", "object_id", "document")]
         self._row = row
 
     @classmethod
@@ -59,20 +62,13 @@ class Mirror:
         return self._rows(self._order[places[self._numbers[places] == wanted]])
 
     def _rows(self, places: np.ndarray[Any, np.dtype[np.int64]]) -> list[RecordRow]:
-        created = self._created[places].tolist()
-        seq, record_id, _, object_id, page_row, spec_id, document = self._columns.values()
-        return rows_of(
-            self._row,
-            [
-                (
-                    seq[place].as_py(),
-                    record_id[place].as_py(),
-                    moment,
-                    object_id[place].as_py(),
-                    None if (number := page_row[place].as_py()) < 0 else number,
-                    spec_id[place].as_py(),
-                    document[place].as_py(),
-                )
-                for place, moment in zip(places.tolist(), created, strict=True)
-            ],
-        )
+        seq, created, page_row, spec_id = (column[places].tolist() for column in self._arrays)
+        rows = (None if number < 0 else number for number in page_row)
+        record_id, object_id, document = (_pick(column, places.tolist()) for column in self._values)
+        return rows_of(self._row, zip(seq, record_id, created, object_id, rows, spec_id, document, strict=True))
+
+
+def _pick(column: pa.Array, places: Sequence[int]) -> list[Any]:
+    if column.null_count == len(column):
+        return [None] * len(places)
+    return [column[place].as_py() for place in places]

@@ -61,6 +61,15 @@ def fetch(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[b
     return {row[0]: ObjectRow(*row) for row in found.fetchall()}
 
 
+def in_segments(con: duckdb.DuckDBPyConnection, table: str, limit: int) -> dict[bytes, ObjectRow]:
+    """Return up to `limit` objects that a record table names and whose payloads are in segments."""
+    rows = con.execute(
+        f"SELECT {_LOCATION} FROM tensordb.objects WHERE segment IS NOT NULL "
+        f"AND object_id IN (SELECT object_id FROM {table}) LIMIT {limit}"
+    ).fetchall()
+    return {row[0]: ObjectRow(*row) for row in rows}
+
+
 def existing(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> set[bytes]:
     """Return which of these objects are stored."""
     found = con.execute(

@@ -12,7 +12,8 @@ import duckdb
 
 from tensordb.catalog import datasets, documents, objects, records, specs
 from tensordb.catalog.datasets import DatasetRow
-from tensordb.catalog.mirror import MAX_RECORDS, WORTH_IT, Mirror
+from tensordb.catalog.mirror import MAX_OBJECTS, MAX_RECORDS, WORTH_IT, Mirror
+from tensordb.catalog.objects import ObjectRow
 from tensordb.catalog.records import RecordRow, Selection
 from tensordb.errors import DatasetNotFoundError, InvalidInputError
 from tensordb.model import TensorSpec
@@ -28,11 +29,12 @@ class Remembered:
         self._spec_ids: dict[TensorSpec, int] = {}
         self._lookups: dict[int, int] = {}
         self._mirrors: dict[int, Mirror | None] = {}
+        self._objects: dict[bytes, ObjectRow] = {}
 
     def begin_write(self) -> None:
         """Drop what the next statement may make wrong."""
         if self._lookups:
-            self._lookups, self._mirrors = {}, {}
+            self._lookups, self._mirrors, self._objects = {}, {}, {}
 
     def dataset(self, con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow:
         """Return the dataset of this name.
@@ -75,6 +77,12 @@ class Remembered:
         """Return the records of these sequence numbers, in no particular order, inside a block that reads."""
         mirror = self._mirror(con, row, len(numbers))
         return records.by_sequence(con, row, numbers) if mirror is None else mirror.by_sequence(numbers)
+
+    def objects(self, con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[bytes, ObjectRow]:
+        """Return the objects of these ids, inside a block that reads; ids that no object has are left out."""
+        found = {each: known for each in object_ids if (known := self._objects.get(each)) is not None}
+        rest = [each for each in object_ids if each not in found]
+        return {**found, **objects.fetch(con, rest)} if rest else found
 
     def last_seq(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:
         """Return the largest sequence number of a dataset."""
@@ -125,4 +133,6 @@ class Remembered:
             if self._lookups[key] * WORTH_IT < count:
                 return None
             self._mirrors[key] = Mirror.of(con, row) if count <= MAX_RECORDS else None
+            if self._mirrors[key] is not None and len(self._objects) < MAX_OBJECTS:
+                self._objects.update(objects.in_segments(con, row.table, MAX_OBJECTS))
         return self._mirrors[key]

@@ -91,7 +91,7 @@ class ObjectReader:
                 else:
                     sources[row.object_id] = known
         if missing:
-            found = objects.fetch(con, list(missing))
+            found = self._catalog.known.objects(con, list(missing))
             for object_id, row in missing.items():
                 with _naming(dataset, row, None):
                     sources[object_id] = self._open(row, found.get(object_id))
