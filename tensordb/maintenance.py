@@ -14,10 +14,13 @@ import duckdb
 from tensordb.catalog import datasets, objects, records
 from tensordb.catalog.objects import ObjectRow
 from tensordb.catalog.records import RecordRow
+from tensordb.encoding.pipeline import PayloadReader
 from tensordb.engine import Database
-from tensordb.errors import ConflictError, FormatError, IntegrityError, InvalidInputError
+from tensordb.errors import ConflictError, DatasetNotFoundError, FormatError, IntegrityError, InvalidInputError
 from tensordb.payloads import Location
 
+_SMALL_NBYTES = 16 << 20
+"""Segments below this are put together: each run of a program may leave one."""
 _MOVED_NBYTES = 64 << 20
 """Payload bytes moved by one commit of `compact`."""
 _INLINE_AT_ONCE = 4096
@@ -94,7 +97,10 @@ class Maintenance:
             rows = datasets.fetch_all(con) if name is None else [self._db.catalog.known.dataset(con, name)]
         count, seen, damaged = 0, 0, []
         for row in rows:
-            found, objects_read, broken = self._verify_dataset(row.name)
+            try:
+                found, objects_read, broken = self._verify_dataset(row.name)
+            except DatasetNotFoundError:  # deleted meanwhile
+                continue
             count, seen = count + found, seen + objects_read
             damaged += broken
         return VerifyReport(count, seen, tuple(damaged))
@@ -106,15 +112,19 @@ class Maintenance:
             ConflictError: Called inside a transaction, whose rollback could not bring a segment back.
         """
         self._check_outside("gc")
-        self._db.payloads.seal()
+        payloads = self._db.payloads
+        with self._db.catalog.read() as con:
+            live = objects.live_nbytes(con)
+        if any(info.live and info.id not in live for info in payloads.segments()):
+            payloads.seal()  # perhaps it is the one that this process would append to next
         with self._db.catalog.write("collecting garbage") as con:
             live = objects.live_nbytes(con)
-            dead = [info for info in self._db.payloads.segments() if info.id not in live]
-            removed = [info for info in dead if self._db.payloads.remove(info.id)]
+            dead = [info for info in payloads.segments() if info.id not in live]
+            removed = [info for info in dead if payloads.remove(info.id)]
         return ReclaimReport(len(removed), sum(info.nbytes for info in removed))
 
     def compact(self, *, min_dead: float = 0.5) -> ReclaimReport:
-        """Rewrite segments that are mostly dead and move inlined payloads into segments, then remove what is dead.
+        """Rewrite segments that are mostly dead or small, move inlined payloads into them, then remove what is dead.
 
         Payloads are copied byte by byte, not encoded again. Readers in other processes go on: what they mapped stays,
         and what they look up later they find at its new place. A crash leaves both copies, and the catalog names one.
@@ -135,8 +145,11 @@ class Maintenance:
         moved = self._move_inline()
         with self._db.catalog.read() as con:
             live = objects.live_nbytes(con)
-        for info in payloads.segments():
-            if not info.live and info.nbytes and 1 - live.get(info.id, 0) / info.nbytes >= min_dead:
+        idle = [info for info in payloads.segments() if not info.live and info.nbytes]
+        small = [info for info in idle if info.nbytes < _SMALL_NBYTES]
+        for info in idle:
+            dead = 1 - live.get(info.id, 0) / info.nbytes
+            if dead >= min_dead or (info in small and len(small) > 1):
                 moved += self._move_segment(info.id)
         removed = self.gc().segments_removed
         after = sum(info.nbytes for info in payloads.segments())
@@ -156,24 +169,33 @@ class Maintenance:
             by_object.setdefault(row.object_id, []).append(row)
         damaged = []
         for sharing in by_object.values():
-            try:
-                with self._db.catalog.read() as con:
-                    self._db.reader.read_back(con, name, sharing[0])
-            except (IntegrityError, FormatError) as error:
+            error = self._damage_of(name, sharing[0], whole=True)
+            if error is not None:
                 damaged += self._damaged_of(name, sharing, error)
         return len(rows), len(by_object), damaged
 
+    def _damage_of(self, name: str, row: RecordRow, *, whole: bool) -> Exception | None:
+        try:
+            with self._db.catalog.read() as con:
+                source = self._db.reader.reopen(con, name, row)
+            self._db.reader.verify(name, row, source, whole=whole)  # without keeping writers waiting
+        except (IntegrityError, FormatError) as error:
+            return error
+        return None
+
     def _damaged_of(self, name: str, sharing: Sequence[RecordRow], error: Exception) -> list[DamagedRecord]:
         """Say which records of a damaged object cannot be read: of a page, often only some."""
-        broken = []
-        for row in sharing:
-            try:
-                with self._db.catalog.read() as con:
-                    self._db.reader.read_back(con, name, row, whole=False)
-            except (IntegrityError, FormatError) as reason:
-                broken.append(DamagedRecord(name, row.record_id, str(reason)))
+        reasons = {row: self._damage_of(name, row, whole=False) for row in sharing}
         # Damage that no read meets is still damage: nobody can tell to whom it belongs.
-        return broken or [DamagedRecord(name, row.record_id, str(error)) for row in sharing]
+        broken = {row: reason for row, reason in reasons.items() if reason} or dict.fromkeys(sharing, error)
+        with self._db.catalog.read() as con:  # what was deleted meanwhile could not be found, which is no damage
+            dataset = self._db.catalog.known.dataset(con, name)
+            there = {(row.seq, row.object_id) for row in records.by_sequence(con, dataset, [row.seq for row in broken])}
+        return [
+            DamagedRecord(name, row.record_id, str(reason))
+            for row, reason in broken.items()
+            if (row.seq, row.object_id) in there
+        ]
 
     def _move_inline(self) -> int:
         moved = 0
@@ -204,6 +226,8 @@ class Maintenance:
         if not found:
             return 0
         store, catalog = self._db.payloads, self._db.catalog
+        for row, payload in zip(found, payloads, strict=True):
+            _check(row, payload)
         with store.writing():
             places = [store.append([payload]) for payload in payloads]
             store.flush()
@@ -215,7 +239,9 @@ class Maintenance:
 
     def _payload(self, row: ObjectRow) -> bytes | memoryview:
         if row.segment is None:
-            return row.payload or b""
+            if row.payload is None:
+                raise IntegrityError(f"object {row.object_id.hex()} has neither a payload nor a place in the catalog")
+            return row.payload
         return self._db.payloads.read(Location(row.segment, row.position or 0, row.stored_nbytes))
 
 
@@ -227,3 +253,14 @@ def _up_to(found: Sequence[ObjectRow], nbytes: int) -> list[ObjectRow]:
         part.append(row)
         nbytes -= row.stored_nbytes
     return part
+
+
+def _check(row: ObjectRow, payload: bytes | memoryview) -> None:
+    """Read a payload that is about to be moved; damage must not be copied and its source removed."""
+    try:
+        PayloadReader(payload).verify()
+    except (IntegrityError, FormatError) as error:
+        raise IntegrityError(
+            f"object {row.object_id.hex()} is damaged and stays where it is ({error}); verify() names its records, "
+            "delete them and compact again"
+        ) from error

@@ -295,9 +295,9 @@ class TensorStorage:
     def transaction(self) -> AbstractContextManager[None]:
         """Return a ``with`` block whose writes are all or nothing, over any datasets; blocks nest.
 
-        An exception that leaves the block undoes everything. DuckDB has no savepoints: after an error that struck in
-        the middle of a write, or that left an inner block which had written, the whole transaction can only roll
-        back. Other processes and threads wait meanwhile.
+        An exception that leaves the block undoes everything. DuckDB has no savepoints: after an error of SQL, even in a
+        query, or one in the middle of a write, or one that left an inner block which had written, the whole transaction
+        can only roll back. Other processes and threads wait meanwhile.
         """
         return self._db.catalog.transaction()
 
@@ -384,7 +384,17 @@ def _folder(storage_path: Any, read_only: bool) -> Path | None:
             raise NotFoundError(f"there is no database in {str(folder)!r}; open the folder for writing to create one")
         return folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _sync_folder(folder.parent)  # or a power cut may take the new folder with all that is durable in it
     except OSError as error:
         raise StoreError(f"the folder {str(folder)!r} cannot be created: {error}; choose another place") from error
     return folder
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

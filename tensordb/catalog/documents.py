@@ -120,11 +120,13 @@ def _scalar(value: Any, path: str) -> Any:
     elif isinstance(value, np.ndarray) and value.ndim == 0:
         return _scalar(value[()], path)
     elif isinstance(value, dt.datetime):  # subclasses, such as pandas' Timestamp
-        return dt.datetime.fromisoformat(value.isoformat()[:32]) if value == value else None
-    elif isinstance(value, bool | int | float | str):
-        for base in (int, float, str):
-            if isinstance(value, base):
-                return base(value)
+        return dt.datetime.fromisoformat(value.isoformat()) if value == value else None
+    elif isinstance(value, int):  # by the base's own method: a subclass, such as an enum, may present itself otherwise
+        return int.__int__(value)
+    elif isinstance(value, float):
+        return float.__float__(value)
+    elif isinstance(value, str):
+        return check_text(str.__str__(value), path)
     raise InvalidInputError(
         f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which metadata cannot hold; give None, "
         f"a bool, number, text, datetime, list or mapping (an array: .tolist(), or store it as a tensor of its own)"
@@ -148,7 +150,7 @@ def _join(path: str, key: str | int) -> str:
 
 def _extend(value: Any) -> msgpack.ExtType:
     if isinstance(value, int):
-        return msgpack.ExtType(_BIG_INT, str(value).encode())
+        return msgpack.ExtType(_BIG_INT, hex(value).encode())  # of any length; decimal digits are limited
     if isinstance(value, dt.datetime):
         return msgpack.ExtType(_DATETIME, value.isoformat().encode())
     return msgpack.ExtType(_DATE, value.isoformat().encode())
@@ -157,7 +159,7 @@ def _extend(value: Any) -> msgpack.ExtType:
 def _restore(code: int, data: bytes) -> Any:
     text = data.decode()
     if code == _BIG_INT:
-        return int(text)
+        return int(text, 16)
     if code == _DATETIME:
         return dt.datetime.fromisoformat(text)
     if code == _DATE:

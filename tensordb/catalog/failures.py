@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,7 @@ _DAMAGED = (
     "read enough bytes",
     "replaying wal",
 )
+_OWN_FILE = re.compile(r"catalog\.duckdb|corrupt database|checksum|block", re.IGNORECASE)
 _BUSY = ("could not set lock", "conflicting lock")
 
 
@@ -94,5 +96,9 @@ def user_sql(text: str | None, hint: str = "") -> Iterator[None]:
         duckdb.TypeMismatchException,
     ) as error:
         raise InvalidQueryError(f"{text!r} cannot be used: {str(error).strip()}{hint}") from error
+    except duckdb.IOException as error:
+        if _OWN_FILE.search(str(error)) is None:  # a file that the user's SQL names
+            raise InvalidQueryError(f"{text!r} cannot be used: {str(error).strip()}") from error
+        raise translate(error, f"running {text!r}") from error
     except duckdb.Error as error:
         raise translate(error, f"running {text!r}") from error

@@ -127,7 +127,7 @@ def _coerce_scalar(value: Any, kind: Scalar) -> Any:
     if kind == "VARCHAR":
         if isinstance(value, dt.datetime):
             value = _in_utc(value)  # as the column's own values become text when it is widened
-        return str(value) if isinstance(value, str | dt.date) else json.dumps(value, default=str)
+        return str(value) if isinstance(value, str | float | dt.date) else json.dumps(value, default=str)
     if kind == "DOUBLE":
         try:
             return float(value)

@@ -28,13 +28,14 @@ class Remembered:
         self._inline_nbytes: int | None = None
         self._spec_ids: dict[TensorSpec, int] = {}
         self._lookups: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
         self._mirrors: dict[int, Mirror | None] = {}
         self._objects: dict[bytes, ObjectRow] = {}
 
     def begin_write(self) -> None:
         """Drop what the next statement may make wrong."""
         if self._lookups:
-            self._lookups, self._mirrors, self._objects = {}, {}, {}
+            self._lookups, self._counts, self._mirrors, self._objects = {}, {}, {}, {}
 
     def dataset(self, con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow:
         """Return the dataset of this name.
@@ -129,8 +130,10 @@ class Remembered:
             self._lookups[key] = self._lookups.get(key, 0) + lookups
             if self._lookups[key] < WORTH_IT:
                 return None
-            count = records.count(con, row, Selection())
-            if self._lookups[key] * WORTH_IT < count:
+            if key not in self._counts:
+                self._counts[key] = records.count(con, row, Selection())
+            count = self._counts[key]
+            if self._lookups[key] * WORTH_IT < count <= MAX_RECORDS:
                 return None
             self._mirrors[key] = Mirror.of(con, row) if count <= MAX_RECORDS else None
             if self._mirrors[key] is not None and len(self._objects) < MAX_OBJECTS:

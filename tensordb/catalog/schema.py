@@ -33,7 +33,10 @@ def core_tables(con: duckdb.DuckDBPyConnection) -> None:
     """Create the tables of format 1."""
     con.execute("CREATE SCHEMA IF NOT EXISTS tensordb")
     con.execute("CREATE TABLE tensordb.info (name VARCHAR PRIMARY KEY, value VARCHAR)")
-    con.execute("INSERT INTO tensordb.info VALUES ('format', '0'), ('database_id', ?)", [os.urandom(16).hex()])
+    con.execute(
+        "INSERT INTO tensordb.info VALUES ('format', '0'), ('database_id', ?), ('last_write', '')",
+        [os.urandom(16).hex()],
+    )
     con.execute("""
         CREATE TABLE tensordb.datasets (
             dataset_id INTEGER PRIMARY KEY, name VARCHAR, name_folded VARCHAR UNIQUE, created_at TIMESTAMP,

@@ -4,14 +4,15 @@ Invariants:
 - A write block is one transaction, or a part of the one around it. Payloads are made durable before COMMIT.
 - DuckDB has no savepoints: an error that comes after a change began dooms the whole transaction, and leaving it
   raises, even when the caller swallowed the error. Errors found by checks before any change do not.
-- COMMIT may raise after it became durable. A write leaves a probe, a query that is true only once it is committed,
-  and after such an error the probe decides.
+- COMMIT may raise after it became durable. A write leaves a probe, a query that is true only once it is committed:
+  the row of a single insert, else a random token written with the rest. After such an error the probe decides.
 - What is remembered of the catalog holds while its connection stays open (nobody else can write then), and is
   forgotten when the connection was reopened or a transaction rolled back.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -26,7 +27,6 @@ from tensordb.errors import (
     AlreadyExistsError,
     ConflictError,
     InvalidInputError,
-    InvalidQueryError,
     NotFoundError,
     ReadOnlyError,
 )
@@ -68,7 +68,7 @@ class Catalog:
                 with translated(doing):
                     yield con
                 return
-            with self._dooming(), translated(doing):
+            with self._dooming(reading=True), translated(doing):
                 yield con
 
     @contextmanager
@@ -79,7 +79,7 @@ class Catalog:
             self._refresh()
             self.known.begin_write()
             if self._depth:
-                with self._dooming(), translated(doing):
+                with self._dooming(reading=False), translated(doing):
                     yield con
                     self._changes += 1
                 return
@@ -117,7 +117,7 @@ class Catalog:
         return self._depth > 0 and self._in_transaction
 
     def expect(self, probe: Probe) -> None:
-        """Leave a query that returns a true value exactly when the current write is committed."""
+        """Leave a query that returns a row exactly when the current single write is committed; saves the token."""
         self._probe = probe
 
     def close(self) -> None:
@@ -153,12 +153,13 @@ class Catalog:
             ) from self._doomed_by
 
     @contextmanager
-    def _dooming(self) -> Iterator[None]:
+    def _dooming(self, *, reading: bool) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
             checked = isinstance(error, NotFoundError | AlreadyExistsError | InvalidInputError)
-            if not checked or isinstance(error, InvalidQueryError):
+            # Whatever DuckDB raises has ended its transaction, even a misspelled name in a query.
+            if isinstance(error.__cause__, duckdb.Error) or not (checked or (reading and isinstance(error, Exception))):
                 self._doomed_by = error
             raise
 
@@ -190,11 +191,21 @@ class Catalog:
             ) from self._doomed_by
 
     def _commit(self, con: duckdb.DuckDBPyConnection) -> None:
+        # Of many writes none can speak for all, and what one of them did may have been so before.
+        probe = None if self._in_transaction else self._probe
+        if probe is None and not (self._in_transaction and not self._changes):
+            probe = self._leave_token(con)
         try:
             con.execute("COMMIT")
         except (duckdb.Error, RuntimeError) as error:
             self._lease.discard()
-            raise _CommitRaisedError(error, self._probe) from error
+            raise _CommitRaisedError(error, probe) from error
+
+    def _leave_token(self, con: duckdb.DuckDBPyConnection) -> Probe:
+        token = secrets.token_hex(16)
+        with translated("committing"):
+            con.execute("UPDATE tensordb.info SET value = ? WHERE name = 'last_write'", [token])
+        return "SELECT 1 FROM tensordb.info WHERE name = 'last_write' AND value = ?", [token]
 
     @contextmanager
     def _settled(self, doing: str) -> Iterator[None]:
@@ -213,10 +224,9 @@ class Catalog:
         with self._leased("looking whether a commit took effect", write=False) as con:
             self._refresh()
             try:
-                row = first(con.execute(*probe))
+                return first(con.execute(*probe)) is not None
             except duckdb.CatalogException:  # not even the table is there
                 return False
-            return bool(row and row[0])
 
     def _roll_back(self, con: duckdb.DuckDBPyConnection) -> None:
         self.known = Remembered()

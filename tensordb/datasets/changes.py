@@ -30,7 +30,6 @@ def create_dataset(db: Database, name: str, schema: Mapping[str, Any] | None, co
             con, name, parsed.to_dict() or None, None if config is None else config.to_dict(), parsed.columns()
         )
         db.catalog.known.remember_dataset(row)
-        db.catalog.expect(("SELECT 1 FROM tensordb.datasets WHERE name = ?", [name]))
 
 
 def list_datasets(db: Database) -> list[str]:
@@ -60,7 +59,6 @@ def delete_dataset(db: Database, name: str) -> None:
         objects.release(con, records.references(con, row))
         datasets.drop(con, row)
         db.catalog.forget()
-        db.catalog.expect(("SELECT NOT EXISTS (SELECT 1 FROM tensordb.datasets WHERE name = ?)", [name]))
 
 
 def update_metadata(db: Database, name: str, record_id: str, metadata: Any, *, merge: bool) -> None:
@@ -76,12 +74,6 @@ def update_metadata(db: Database, name: str, record_id: str, metadata: Any, *, m
         row = datasets.adapt_fields(con, row, fields.struct_of(document))
         db.catalog.known.remember_dataset(row)
         records.set_document(con, row, found.seq, document)
-        db.catalog.expect(
-            (
-                f"SELECT 1 FROM {row.table} WHERE seq = ? AND document IS NOT DISTINCT FROM ?::BLOB",
-                [found.seq, documents.pack(document)],
-            )
-        )
 
 
 def delete_record(db: Database, name: str, record_id: str) -> None:
@@ -107,7 +99,6 @@ def _delete(db: Database, con: duckdb.DuckDBPyConnection, row: DatasetRow, numbe
     objects.release(con, records.delete(con, row, numbers))
     db.catalog.known.forget_sequence(row)
     db.catalog.known.forget_inline_nbytes()
-    db.catalog.expect((f"SELECT NOT EXISTS (SELECT 1 FROM {row.table} WHERE seq = ?)", [numbers[0]]))
 
 
 def _record(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_id: str) -> RecordRow:

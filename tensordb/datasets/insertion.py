@@ -81,11 +81,11 @@ class Inserter:
         encoded = encode(owned, settings.config or default)
         incoming = Incoming()
         with self._db.payloads.writing():
-            stored = self._db.writer.append(encoded, known=self._db.writer.is_stored(encoded))
-            incoming.add(Batch([0], owned, False), stored)
+            known = self._db.writer.is_stored(encoded)
+            incoming.add(Batch([0], owned, False), self._db.writer.append(encoded, known=known))
             self._make_durable()
             try:
-                return self._commit(name, settings, incoming, given, column, guess=True)[0]
+                return self._commit(name, settings, incoming, given, column, guess=not known)[0]
             except _ObjectExistsError:  # an equal tensor was stored before, which is rare enough to try without a look
                 return self._commit(name, settings, incoming, given, column)[0]
 
@@ -193,7 +193,8 @@ class Inserter:
         new = NewRecords(first, record_ids, object_ids, page_rows, spec_ids, column.documents, column.packed)
         records.insert(con, row, new)
         catalog.known.advance(row, last)
-        catalog.expect((f"SELECT 1 FROM {row.table} WHERE seq = ?", [last]))
+        # Two processes may give the same number, but not to the same object: of these only one is committed.
+        catalog.expect((f"SELECT 1 FROM {row.table} WHERE seq = ? AND object_id = ?", [last, bytes(object_ids[-1])]))
         return record_ids or ids.generated_ids(first, last, row.nonce)
 
 
@@ -233,8 +234,8 @@ def _expected(source: Any, metadata: Any, record_ids: list[str] | None) -> int |
 
 
 def _check_ids(record_ids: Sequence[str]) -> list[str]:
-    if isinstance(record_ids, str):
-        raise InvalidInputError(f"record_ids is the text {record_ids!r}; give a list of ids")
+    if isinstance(record_ids, str) or not isinstance(record_ids, Iterable):
+        raise InvalidInputError(f"record_ids is {record_ids!r}; give a list of ids")
     checked = [check_id(each) for each in record_ids]
     if len(set(checked)) != len(checked):
         twice = next(each for position, each in enumerate(checked) if each in set(checked[:position]))

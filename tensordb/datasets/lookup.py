@@ -6,7 +6,7 @@ Every function finds rows inside one catalog block, and decodes after it, withou
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,8 @@ def get(
 
 def get_many(db: Database, name: str, record_ids: Sequence[str]) -> list[Record]:
     """Return records in the order asked for; an id may come more than once."""
-    if isinstance(record_ids, str):
-        raise InvalidInputError(f"record_ids is the text {record_ids!r}; give a list of ids")
+    if isinstance(record_ids, str) or not isinstance(record_ids, Iterable):
+        raise InvalidInputError(f"record_ids is {record_ids!r}; give a list of ids")
     wanted = [check_id(each) for each in record_ids]
     with db.catalog.read() as con:
         row = db.catalog.known.dataset(con, name)
@@ -128,8 +128,8 @@ def check_id(record_id: Any) -> str:
 
 def check_count(value: Any, what: str) -> int:
     """Return a number from 0; raise InvalidInputError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise InvalidInputError(f"{what} is {value!r}; it must be an int from 0")
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**63:
+        raise InvalidInputError(f"{what} is {value!r}; it must be an int from 0 to 2**63 - 1")
     return int(value)
 
 

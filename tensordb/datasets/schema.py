@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tensordb import tensors
+from tensordb.catalog.documents import check_text
 from tensordb.catalog.fields import FieldType, ListOf, StructOf
 from tensordb.errors import InvalidInputError, SchemaValidationError
 from tensordb.model import TensorSpec
@@ -132,7 +133,15 @@ def _parse_metadata(metadata: Any) -> dict[str, str]:
         return {}
     if not isinstance(metadata, Mapping):
         raise InvalidInputError(f"schema metadata {metadata!r} is not a mapping of field names to kinds")
-    return {str(name): _parse_kind(name, kind) for name, kind in metadata.items()}
+    for name in metadata:
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise InvalidInputError(f"schema metadata has the field {name!r}; a field's name is text without NUL")
+        check_text(name, "the name of a schema metadata field")
+    if len({name.casefold() for name in metadata}) < len(metadata):
+        raise InvalidInputError(
+            f"schema metadata {list(metadata)!r} has names that differ by case only; SQL ignores case"
+        )
+    return {name: _parse_kind(name, kind) for name, kind in metadata.items()}
 
 
 def _parse_kind(name: Any, kind: Any) -> str:

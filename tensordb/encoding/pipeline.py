@@ -6,7 +6,7 @@ needs the payload and nothing of today's settings. Pure functions of bytes: no I
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,8 @@ from tensordb.tensors import byte_view, empty, spec_of, view_of
 __all__ = ["EncodedTensor", "PayloadReader", "decode_rows_many", "encode"]
 
 _CONTENT_ID_BYTES, _OBJECT_ID_BYTES = 32, 16
+_HASHED_APART = 16 << 20
+"""From so many bytes on the content is hashed in another thread: waking one costs as much as a few megabytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +71,9 @@ def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = Fals
     if page and not spec.shape:
         raise InvalidInputError("a page needs a dimension that counts its records; stack them with torch.stack(...)")
     stored = quantize_where_possible(tensor, config, page)
-    content_id = start(lambda: _content_id(stored))
     codes = byte_view(stored.codes)
+    hashing = start if codes.nbytes >= _HASHED_APART else _at_once
+    content_id = hashing(lambda: _content_id(stored))
     record_bytes = codes.nbytes // spec.shape[0] if page and codes.nbytes else 0
     plans = plans_for(config, stored.codes_dtype, codes, record_bytes, stored.quantizer is not None)
     results = (assemble(stored, codes, plan) for plan in plans)
@@ -78,6 +81,11 @@ def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = Fals
     identity = blake3(content_id() + descriptor.pack()).digest(_OBJECT_ID_BYTES)
     encoding = describe(descriptor, stored.quantizer, plan, payload.nbytes)
     return EncodedTensor(spec, tuple(payload.buffers), payload.nbytes, encoding, content_id(), identity)
+
+
+def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
+    result = work()
+    return lambda: result
 
 
 def _content_id(stored: Stored) -> bytes:

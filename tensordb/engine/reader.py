@@ -24,6 +24,7 @@ from tensordb.encoding.format import MAGIC
 from tensordb.encoding.pipeline import PayloadReader, decode_rows_many
 from tensordb.encoding.workers import for_each
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.forks import mend_after_fork
 from tensordb.model import Encoding
 from tensordb.payloads import Location, PayloadStore
 
@@ -68,6 +69,11 @@ class ObjectReader:
         self._catalog = catalog
         self._payloads = payloads
         self._remembered: OrderedDict[bytes, Source] = OrderedDict()
+        self._lock = threading.Lock()
+        mend_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Replace the lock, which another thread may have held when the process forked."""
         self._lock = threading.Lock()
 
     def forget(self) -> None:
@@ -122,21 +128,18 @@ class ObjectReader:
             self._decode_paged(located, paged, result)
         return [tensor for tensor in result if tensor is not None]
 
-    def read_back(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow, *, whole: bool = True) -> None:
-        """Read a record again, past everything remembered.
+    def reopen(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> Source:
+        """Find a record's object inside a catalog block, past everything remembered."""
+        found = objects.fetch(con, [row.object_id]).get(row.object_id)
+        with _naming(dataset, row, None):
+            return self._open(row, found)
 
-        Args:
-            con: The catalog block's connection.
-            dataset: Name of the record's dataset.
-            row: The record.
-            whole: Read every byte of its object; otherwise only what the record itself needs.
+    def verify(self, dataset: str, row: RecordRow, source: Source, *, whole: bool = True) -> None:
+        """Read every byte of a record's object, or with `whole` false only what the record itself needs.
 
         Raises:
             IntegrityError: Something is not what was written.
         """
-        found = objects.fetch(con, [row.object_id]).get(row.object_id)
-        with _naming(dataset, row, None):
-            source = self._open(row, found)
         with _naming(dataset, row, source.location):
             if whole:
                 source.reader.verify()
@@ -242,7 +245,8 @@ def _fill(out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
         raise InvalidInputError(
             f"out= is {out.dtype} {tuple(out.shape)}; it must be like the result, {tensor.dtype} {tuple(tensor.shape)}"
         )
-    return out.copy_(tensor)
+    with torch.no_grad():  # a parameter is what one reads into
+        return out.copy_(tensor)
 
 
 def _per_record(reader: PayloadReader, page_row: int | None) -> Encoding:

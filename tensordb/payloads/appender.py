@@ -8,13 +8,12 @@ again as if that could repair it; the child of a fork starts without any of its 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 from tensordb.errors import ConflictError, StoreError
+from tensordb.forks import mend_after_fork
 from tensordb.payloads.base import Location
 from tensordb.payloads.files import store_error
 from tensordb.payloads.writer import SegmentWriter
@@ -36,12 +35,13 @@ class Appender:
         self._active: SegmentWriter | None = None
         self._retired: list[SegmentWriter] = []  # appended to no more, held for the commits still on their way
         self._writing = 0
+        self._adopts = True
         self._failures = 0
         self._closed = False
         self._seen = threading.local()
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()  # taken before _lock; descriptors are closed only under both
-        _appenders.add(self)
+        mend_after_fork(self)
 
     def append(self, views: list[memoryview]) -> Location:
         """Write flat byte views as one payload; an error leaves everything as it was before."""
@@ -67,26 +67,34 @@ class Appender:
             cause = None
             for writer in pending:
                 cause = self._sync(writer) or cause
-            # Every thread learns of every failure once: any of them may have had payloads in that segment.
-            seen, self._seen.failures = getattr(self._seen, "failures", 0), self._failures
+            # Every thread in a `writing` block learns of every failure since it began, once: any of them may have had
+            # payloads in that segment. A thread in no block has none to lose but through this very flush.
+            before = self._failures if cause is None else self._failures - 1
+            seen, self._seen.failures = getattr(self._seen, "failures", before), self._failures
         if seen != self._seen.failures:
             raise self._lost(cause) from cause
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Hold every segment written inside the block until the last such block ends."""
+        depth = getattr(self._seen, "depth", 0)
         with self._lock:
             self._writing += 1
+            if not depth:
+                self._seen.failures = self._failures
+        self._seen.depth = depth + 1
         try:
             yield
         finally:
+            self._seen.depth = depth
             with self._lock:
                 self._writing = max(0, self._writing - 1)  # a block that began before a fork ends in the child too
             self._release()
 
     def seal(self) -> None:
-        """Begin another segment at the next append; the present one is let go once no `writing` block is open."""
+        """Begin a new segment at the next append; the present one is let go once no `writing` block is open."""
         with self._lock:
+            self._adopts = False
             if self._active is not None:
                 self._retire(self._active, sealed=True)
         self._release()
@@ -116,9 +124,9 @@ class Appender:
         if self._active is None:
             try:
                 self._folder.mkdir(exist_ok=True)
-                self._active = SegmentWriter.adopt(
-                    self._folder, self._database_id, nbytes, self._limit
-                ) or SegmentWriter.create(self._folder, self._database_id)
+                adopted = self._adopts and SegmentWriter.adopt(self._folder, self._database_id, nbytes, self._limit)
+                self._active = adopted or SegmentWriter.create(self._folder, self._database_id)
+                self._adopts = False  # what others closed since then may be what is being compacted away
             except OSError as error:
                 raise store_error("beginning a segment in", self._folder, error) from error
         return self._active
@@ -160,14 +168,3 @@ class Appender:
             f"syncing a segment in {self._folder} failed in another thread: what this thread wrote since it last "
             "flushed may not be on the disk; nothing stored before is affected, write it again"
         )
-
-
-_appenders: weakref.WeakSet[Appender] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for appender in _appenders:
-        appender.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -15,6 +15,7 @@ import weakref
 from pathlib import Path
 
 from tensordb.errors import IntegrityError
+from tensordb.forks import mend_after_fork
 from tensordb.payloads.base import EMPTY, Location
 from tensordb.payloads.files import store_error
 from tensordb.payloads.layout import HEADER_BYTES, check_header
@@ -50,6 +51,7 @@ class SegmentMaps:
         self._maps: dict[int, _Map] = {}
         self._alive: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._lock = threading.Lock()
+        mend_after_fork(self)
 
     def read(self, location: Location) -> memoryview:
         """Return the bytes as a read-only view; raise IntegrityError when they are not there."""

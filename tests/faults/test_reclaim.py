@@ -30,7 +30,7 @@ def stored(folder: Path) -> int:
 
 def test_gc_removes_what_nobody_names_and_keeps_the_rest(db: TensorStorage, tmp_path: Path) -> None:
     gone = db.insert("d", made(1, LARGE))
-    db.maintenance.gc()  # from here on another segment is written
+    db.maintenance.compact()  # from here on another segment is written
     kept = db.insert("d", made(2, LARGE))
     assert len(segment_names(tmp_path / "db")) == 2
     db.delete_tensor("d", gone)
