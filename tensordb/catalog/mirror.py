@@ -19,8 +19,10 @@ from tensordb.catalog.records import RECORD_COLUMNS, RecordRow, rows_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-WORTH_IT = 32
-"""A mirror is made once a dataset's `WORTH_IT`-th part was looked up since the last write."""
+WORTH_IT = 5000
+"""A mirror is made after one look-up for so many records since the last write: by then they cost as much as it."""
+FEWEST = 8
+"""Look-ups before any mirror is made."""
 MAX_RECORDS = 500_000
 MAX_NBYTES = 128 << 20
 MAX_OBJECTS = 50_000

@@ -148,7 +148,7 @@ def by_sequence(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequen
     if not numbers:
         return []
     low, high = min(numbers), max(numbers)
-    if high - low >= _DENSE * len(numbers):
+    if len(numbers) == 1 or high - low >= _DENSE * len(numbers):
         return _where_in(con, row, "seq", "BIGINT", numbers)
     # A range is found by the statistics of the column, without a hash table.
     text = f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE seq BETWEEN ? AND ?"

@@ -12,7 +12,7 @@ import duckdb
 
 from tensordb.catalog import datasets, documents, objects, records, specs
 from tensordb.catalog.datasets import DatasetRow
-from tensordb.catalog.mirror import MAX_OBJECTS, MAX_RECORDS, WORTH_IT, Mirror
+from tensordb.catalog.mirror import FEWEST, MAX_OBJECTS, MAX_RECORDS, WORTH_IT, Mirror
 from tensordb.catalog.objects import ObjectRow
 from tensordb.catalog.records import RecordRow, Selection
 from tensordb.errors import DatasetNotFoundError, InvalidInputError
@@ -64,7 +64,7 @@ class Remembered:
         self, con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: Sequence[str]
     ) -> dict[str, RecordRow]:
         """Return the records of these ids, inside a block that reads; ids that no record has are left out."""
-        mirror = self._mirror(con, row, len(record_ids))
+        mirror = self._mirror(con, row)
         found = mirror.find(record_ids) if mirror is not None else {}
         rest = [each for each in record_ids if each not in found]
         if len(rest) == 1:
@@ -76,7 +76,7 @@ class Remembered:
 
     def by_sequence(self, con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> list[RecordRow]:
         """Return the records of these sequence numbers, in no particular order, inside a block that reads."""
-        mirror = self._mirror(con, row, len(numbers))
+        mirror = self._mirror(con, row)
         return records.by_sequence(con, row, numbers) if mirror is None else mirror.by_sequence(numbers)
 
     def objects(self, con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[bytes, ObjectRow]:
@@ -124,11 +124,11 @@ class Remembered:
             self._spec_ids[spec] = number
         return number
 
-    def _mirror(self, con: duckdb.DuckDBPyConnection, row: DatasetRow, lookups: int) -> Mirror | None:
+    def _mirror(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> Mirror | None:
         key = row.dataset_id
         if key not in self._mirrors:
-            self._lookups[key] = self._lookups.get(key, 0) + lookups
-            if self._lookups[key] < WORTH_IT:
+            self._lookups[key] = self._lookups.get(key, 0) + 1
+            if self._lookups[key] < FEWEST:
                 return None
             if key not in self._counts:
                 self._counts[key] = records.count(con, row, Selection())
