@@ -81,6 +81,7 @@ class _OpenPage:
         self._stack: torch.Tensor | None = None
 
     def add(self, position: int, tensor: torch.Tensor) -> None:
+        """Copy a tensor of the page's spec into the next row."""
         if self._stack is None or len(self.positions) == self._stack.shape[0]:
             self._grow()
         assert self._stack is not None
@@ -88,6 +89,7 @@ class _OpenPage:
         self.positions.append(position)
 
     def finish(self) -> Batch:
+        """Return what was added; a page of one record is a whole tensor."""
         assert self._stack is not None
         if len(self.positions) == 1:
             return Batch(self.positions, self._stack[0].clone(), False)

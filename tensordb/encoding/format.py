@@ -198,6 +198,7 @@ class _Cursor:
         self._at = 0
 
     def take(self, size: int) -> bytes:
+        """Return the next bytes."""
         part = self._data[self._at : self._at + size]
         if len(part) != size:
             raise FormatError("header ends within a field; the payload is forged or of a newer release")
@@ -205,6 +206,7 @@ class _Cursor:
         return part
 
     def varint(self) -> int:
+        """Return the next LEB128 number."""
         number = 0
         for shift in range(0, 70, 7):
             byte = self.take(1)[0]
@@ -218,6 +220,7 @@ class _Cursor:
         return StageRecord(number, self.take(self.varint())) if number else StageRecord()
 
     def text(self) -> str:
+        """Return the next text, which its length precedes."""
         try:
             return self.take(self.varint()).decode()
         except UnicodeDecodeError as error:
