@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,8 @@ LOOK_OFTEN, LOOK_SELDOM = 0.004, 0.02
 IDLE_CHECKPOINT = 0.25
 IDLE_CLOSE = 5.0
 SMALL_WAL = 1 << 20
+PATIENCE_WITH_DAEMONS = 1.0
+"""Seconds at exit for daemon threads that used the lease to end."""
 _RETRY_PAUSE = 0.005
 
 
@@ -57,6 +60,7 @@ class LeaseSession:
         self._opened_at = self._used_at = 0.0
         self._unusable = ""
         self._exiting = False
+        self._daemons: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._watcher = Watcher(self.tend)
         if self._locks is not None and not read_only:
             self._locks.prove_exclusion()
@@ -66,6 +70,9 @@ class LeaseSession:
         if write and self._read_only:
             raise ReadOnlyError("The database was opened with read_only=True. Open it for writing to change it.")
         deadline = time.monotonic() + self._busy_timeout
+        thread = threading.current_thread()
+        if thread.daemon:
+            self._daemons.add(thread)
         if not self._turn.acquire(self._busy_timeout):
             raise DatabaseBusyError(
                 f"Another thread of this process used the database for longer than busy_timeout "
@@ -138,6 +145,15 @@ class LeaseSession:
         finally:
             self._turn.release()
         self._watcher.stop()
+        if at_exit:
+            self._await_daemons()
+
+    def _await_daemons(self) -> None:
+        """Let daemon threads meet the closed lease and end: frozen in the middle, they would keep DuckDB's objects."""
+        deadline = time.monotonic() + PATIENCE_WITH_DAEMONS
+        for thread in list(self._daemons):
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def quiesce(self, patience: float) -> bool:
         """Wait until no other thread uses the connection and keep them out; False when it took too long."""
