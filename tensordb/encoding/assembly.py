@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tensordb.encoding.choice import MINIMUM_SAVING, RAW_PLAN, Plan
 from tensordb.encoding.format import ENTRY_BYTES, Descriptor, StageRecord, pack_header
-from tensordb.encoding.frames import RAW, FrameList
+from tensordb.encoding.frames import RAW, FrameList, pieces_of
 from tensordb.encoding.layout import Layout, chunk_elements, layout_of, parameter_frames
 from tensordb.encoding.lossy import Stored
 from tensordb.encoding.workers import for_each
@@ -76,13 +76,15 @@ def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan) -> FrameList:
 def _write_batch(codes: NDArray[np.uint8], layout: Layout, plan: Plan) -> FrameList:
     groups = plan.filter.split(codes, layout.records(codes.nbytes))
     codec = None if plan is RAW_PLAN else plan.codec
+    columns = [
+        pieces_of(data, layout.group_bytes(group, layout.chunk_bytes), codec, plan.keep_below[group])
+        for group, data in enumerate(groups)
+    ]
     frames = FrameList()
-    for begin in range(0, codes.nbytes, layout.chunk_bytes):
-        end = min(begin + layout.chunk_bytes, codes.nbytes)
-        for group, data in enumerate(groups):
-            piece = data[layout.group_bytes(group, begin) : layout.group_bytes(group, end)]
-            frames.add_piece(piece, codec, plan.keep_below[group])
-    return frames if plan is RAW_PLAN else frames.joined()
+    for chunk in zip(*columns, strict=True):
+        for kind, data in chunk:
+            frames.add(kind, data)
+    return frames
 
 
 def describe(descriptor: Descriptor, quantizer: Any, stages: Any, nbytes: int) -> Encoding:

@@ -95,9 +95,11 @@ def _planes(width: int, codes: Bytes, record_bytes: int) -> Plan:
 def _plane_entropies(width: int, codes: Bytes) -> list[float]:
     """Return the order-0 entropy of each plane in bits a byte, from runs spread over the tensor."""
     run = _SAMPLE_RUN * width
-    count = min(_SAMPLE_RUNS, max(1, codes.nbytes // run))
-    starts = np.linspace(0, max(0, codes.nbytes - run), count).astype(np.int64) // width * width
-    sample = np.concatenate([codes[start : start + run] for start in starts.tolist()])
+    if codes.nbytes <= _SAMPLE_RUNS * run:
+        sample = codes
+    else:
+        starts = np.linspace(0, codes.nbytes - run, _SAMPLE_RUNS).astype(np.int64) // width * width
+        sample = np.concatenate([codes[start : start + run] for start in starts.tolist()])
     return [_entropy(plane) for plane in Planes((1,) * width).split(sample, 1)]
 
 

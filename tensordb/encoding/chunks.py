@@ -93,7 +93,7 @@ class Chunks:
     def read_group(self, first: int, last: int, group: int) -> Bytes:
         """Return a group of chunks `first` to `last` (exclusive), verified and decompressed, flat."""
         count = self.layout.group_count
-        parts = [self.frames.content(chunk * count + group, self.codec) for chunk in range(first, last)]
+        parts = self.frames.contents(range(first * count + group, last * count, count), self.codec)
         return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
 
     def read_codes(self, first: int, last: int, out: Bytes) -> None:

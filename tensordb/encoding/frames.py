@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from tensordb.encoding.addresses import address_of, address_of_bytes
 from tensordb.encoding.codecs import Codec
 from tensordb.encoding.format import ALIGNMENT, Header
 from tensordb.errors import FormatError, IntegrityError
@@ -16,6 +18,9 @@ from tensordb.errors import FormatError, IntegrityError
 RAW, COMPRESSED, CONSTANT = 0, 1, 2
 _LENGTH_BITS = 30
 _LENGTH_MASK = (1 << _LENGTH_BITS) - 1
+
+_OF_NOTHING = np.uint64(xxh3_64_intdigest(b""))
+_PADDING = [bytes(size) for size in range(ALIGNMENT)]
 
 Bytes = NDArray[np.uint8]
 
@@ -31,32 +36,20 @@ class FrameList:
     padding: int = 0
 
     def add(self, kind: int, data: Any) -> None:
-        """Append a raw or compressed frame."""
-        size = memoryview(data).nbytes
+        """Append a raw or compressed frame, or a constant one of the value ``data[0]``, which is kept in the table."""
+        if kind == CONSTANT:
+            self.words.append(CONSTANT << _LENGTH_BITS | int(data[0]))
+            self.checksums.append(0)
+            self.padding = 0
+            return
+        size = len(data)
         self.words.append(kind << _LENGTH_BITS | size)
         self.checksums.append(xxh3_64_intdigest(data))
         self.buffers.append(data)
         self.padding = -size % ALIGNMENT
         if self.padding:
-            self.buffers.append(bytes(self.padding))
+            self.buffers.append(_PADDING[self.padding])
         self.nbytes += size + self.padding
-
-    def add_constant(self, value: int) -> None:
-        """Append a frame of one repeated byte, which is kept in the table."""
-        self.words.append(CONSTANT << _LENGTH_BITS | value)
-        self.checksums.append(0)
-        self.padding = 0
-
-    def add_piece(self, piece: Bytes, codec: Codec | None, keep_below: float) -> None:
-        """Append `piece` in the smallest form: constant, compressed if that is below a share of its size, or raw."""
-        if codec is not None and piece[0] == piece[-1] and _is_constant(piece):
-            self.add_constant(int(piece[0]))
-            return
-        compressed = codec.compress(piece) if codec is not None and keep_below > 0 else None
-        if compressed is not None and len(compressed) < keep_below * piece.nbytes:
-            self.add(COMPRESSED, compressed)
-        else:
-            self.add(RAW, piece)
 
     def extend(self, other: FrameList) -> None:
         """Append the frames of another list, its bytes as they are."""
@@ -66,16 +59,41 @@ class FrameList:
         self.nbytes += other.nbytes
         self.padding = other.padding
 
-    def joined(self) -> FrameList:
-        """Return the same frames with their bytes in one buffer."""
-        return FrameList(self.words, self.checksums, [b"".join(self.buffers)], self.nbytes, self.padding)
-
     def finish(self) -> None:
         """Take the padding after the last frame away; nothing follows it."""
         if self.padding:
             self.buffers[-1] = memoryview(self.buffers[-1])[: -self.padding]
             self.nbytes -= self.padding
             self.padding = 0
+
+
+def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) -> list[tuple[int, Any]]:
+    """Cut a group into pieces of `size` bytes, the last perhaps shorter, each in its smallest form.
+
+    Args:
+        data: The group.
+        size: Of a piece.
+        codec: What compresses; None to store raw.
+        keep_below: The share of a piece's size below which its compressed form is kept; 0.0 not to try.
+
+    Returns:
+        Kind and bytes of each piece, as `FrameList.add` takes them.
+    """
+    view = memoryview(data)  # type: ignore[arg-type]  # an array is a buffer
+    pieces: list[tuple[int, Any]] = [(RAW, view[at : at + size]) for at in range(0, len(view), size)]
+    if codec is None:
+        return pieces
+    if keep_below > 0:
+        for index, compressed in enumerate(codec.compress_pieces(data, size)):
+            if len(compressed) < keep_below * len(pieces[index][1]):
+                pieces[index] = (COMPRESSED, compressed)
+    # Pieces that begin and end with the same byte; the last one's end is looked at for itself.
+    ends = np.append(data[size - 1 : (len(pieces) - 1) * size : size], data[-1:])
+    for index in np.flatnonzero(data[::size] == ends).tolist():
+        piece = data[index * size : (index + 1) * size]
+        if _is_constant(piece):
+            pieces[index] = (CONSTANT, piece)
+    return pieces
 
 
 def _is_constant(piece: Bytes) -> bool:
@@ -106,13 +124,15 @@ class FrameTable:
                 f"payload has {len(payload)} bytes where {end} were written; restore the payload from a copy"
             )
         self._payload = payload
+        self._address = address_of(np.frombuffer(payload, np.uint8))
         self._first = header.end
         self.kinds: list[int] = kinds.tolist()
         self.values: list[int] = values.tolist()
         self.sizes: list[int] = sizes.tolist()
         self.starts: list[int] = starts.tolist()
         self._ends: list[int] = (starts + stored).tolist()
-        self._checksums: list[int] = header.checksums.tolist()
+        # A constant frame stores no bytes, and nothing in the place of a checksum.
+        self._checksums: list[int] = np.where(kinds == CONSTANT, _OF_NOTHING, header.checksums).tolist()
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -123,27 +143,41 @@ class FrameTable:
         Raises:
             IntegrityError: if it does not.
         """
-        data = self._payload[self.starts[index] : self._ends[index]]
-        if xxh3_64_intdigest(data) != self._checksums[index] and self.kinds[index] != CONSTANT:
-            raise IntegrityError(
-                f"frame {index} at byte {self.starts[index]} does not match its checksum; "
-                "restore the payload from a copy"
-            )
-        return data
+        return self._verified((index,))[0]
 
     def content(self, index: int, codec: Codec) -> Any:
         """Return the decoded bytes of a frame; those of a raw one alias the payload."""
-        data = self.verified(index)
-        kind = self.kinds[index]
-        if kind == RAW:
-            return data
-        if kind == COMPRESSED:
+        return self.contents((index,), codec)[0]
+
+    def contents(self, indices: Sequence[int], codec: Codec) -> list[Any]:
+        """Return the decoded bytes of frames; those of raw ones alias the payload."""
+        return [
+            data if self.kinds[index] == RAW else self._decoded(index, data, codec)
+            for index, data in zip(indices, self._verified(indices), strict=True)
+        ]
+
+    def addresses(self, indices: Sequence[int], contents: Sequence[Any]) -> list[int]:
+        """Return where the `contents` of frames are in memory."""
+        return [
+            self._address + self.starts[index] if self.kinds[index] == RAW else address_of_bytes(content)
+            for index, content in zip(indices, contents, strict=True)
+        ]
+
+    def _verified(self, indices: Sequence[int]) -> list[memoryview]:
+        # Random reads spend their time here: comprehensions, as a call for each frame would double it.
+        stored = [self._payload[self.starts[index] : self._ends[index]] for index in indices]
+        found, expected = [*map(xxh3_64_intdigest, stored)], [self._checksums[index] for index in indices]
+        if found != expected:
+            bad = next(index for index, a, b in zip(indices, found, expected, strict=True) if a != b)
+            raise IntegrityError(
+                f"frame {bad} at byte {self.starts[bad]} does not match its checksum; restore the payload from a copy"
+            )
+        return stored
+
+    def _decoded(self, index: int, data: memoryview, codec: Codec) -> bytes:
+        if self.kinds[index] == COMPRESSED:
             return codec.decompress(data, self.sizes[index])
         return bytes((self.values[index],)) * self.sizes[index]
-
-    def contents(self, first: int, count: int, codec: Codec) -> list[Any]:
-        """Return the decoded bytes of `count` frames from `first` on."""
-        return [self.content(index, codec) for index in range(first, first + count)]
 
     def raw_span(self, first: int, last: int) -> tuple[int, int] | None:
         """Return the byte range of frames `first` to `last` (exclusive) if they are raw and lie without gaps."""

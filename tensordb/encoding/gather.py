@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding.chunks import Chunks
+from tensordb.encoding.filters.base import Slices
 from tensordb.encoding.indexing import chunk_of_runs
 from tensordb.encoding.workers import for_each
 
@@ -90,12 +91,12 @@ def _records_alike(requests: Sequence[tuple[Chunks, list[int]]]) -> Bytes:
     """Return the bytes of records whose payloads share quantizer and filter."""
     first = requests[0][0]
     count = sum(len(rows) for _, rows in requests)
-    pieces: list[list[Any]] = [[] for _ in first.filter.groups]
+    layout = first.layout
+    slices = Slices(tuple(layout.group_bytes(group, layout.record_bytes) for group in range(layout.group_count)))
     for chunks, rows in requests:
-        _take_slices(chunks, rows, pieces)
-    groups = [np.frombuffer(b"".join(taken), np.uint8) for taken in pieces]
-    codes = np.empty(count * first.layout.record_bytes, np.uint8)
-    first.filter.merge(groups, count, codes)
+        _take_slices(chunks, rows, slices)
+    codes = np.empty(count * layout.record_bytes, np.uint8)
+    first.filter.gather(slices, codes)
     if first.quantizer is None:
         return codes
     parameters = [chunks.record_parameters(np.array(rows, np.int64)) for chunks, rows in requests]
@@ -104,23 +105,22 @@ def _records_alike(requests: Sequence[tuple[Chunks, list[int]]]) -> Bytes:
     return first.quantizer.restore(codes, joined, (count, first.record_elements), spec.dtype)
 
 
-def _take_slices(chunks: Chunks, rows: list[int], pieces: list[list[Any]]) -> None:
-    """Append to each group's pieces the slices of the records; a frame is verified and decoded once for all its rows.
+def _take_slices(chunks: Chunks, rows: list[int], slices: Slices) -> None:
+    """Add the records' shares of each group; a frame is verified and decoded once for all its rows.
 
     This is the loop that random reads spend their time in: a few microseconds for a row.
     """
-    layout = chunks.layout
+    layout, frames = chunks.layout, chunks.frames
     per_chunk = layout.chunk_bytes // layout.record_bytes
-    count = layout.group_count
-    shares = [(taken, layout.group_bytes(group, layout.record_bytes)) for group, taken in enumerate(pieces)]
-    opened: dict[int, list[Any]] = {}
-    for row in rows:
-        chunk, within = divmod(row, per_chunk)
-        contents = opened.get(chunk)
-        if contents is None:
-            contents = opened[chunk] = chunks.frames.contents(chunk * count, count, chunks.codec)
-        for content, (taken, size) in zip(contents, shares, strict=True):
-            taken.append(content[within * size : within * size + size])
+    count, first = layout.group_count, len(slices.chunks)
+    touched = {chunk: first + order for order, chunk in enumerate(dict.fromkeys(row // per_chunk for row in rows))}
+    indices = [chunk * count + group for chunk in touched for group in range(count)]
+    contents = frames.contents(indices, chunks.codec)
+    addresses = frames.addresses(indices, contents)
+    slices.chunks += [contents[at : at + count] for at in range(0, len(indices), count)]
+    slices.addresses += [addresses[at : at + count] for at in range(0, len(indices), count)]
+    slices.which += [touched[row // per_chunk] for row in rows]
+    slices.within += [row % per_chunk for row in rows]
 
 
 def positions_of(rows: Rows, size: int) -> list[int]:

@@ -13,7 +13,8 @@ from tensordb.encoding.filters import Filter
 from tensordb.errors import FormatError, InvalidInputError
 
 CHUNK_BYTES = 256 * 1024
-PAGE_CHUNK_BYTES = 16 * 1024
+PAGE_CHUNK_BYTES = 12 * 1024
+PAGE_BATCH_BYTES = 1 << 20
 PARAMETER_FRAME_BYTES = 256 * 1024
 MAX_CHUNK_BYTES = 1 << 26
 
@@ -45,7 +46,7 @@ class Layout:
     @property
     def batch(self) -> int:
         """Chunks that are worth one step of a loop."""
-        return max(1, CHUNK_BYTES // self.chunk_bytes)
+        return max(1, (PAGE_BATCH_BYTES if self.record_bytes else CHUNK_BYTES) // self.chunk_bytes)
 
     @property
     def batches(self) -> int:

@@ -7,6 +7,7 @@ the size that they must decompress to; it raises IntegrityError for anything els
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
@@ -24,6 +25,11 @@ class Codec(ABC):
     @abstractmethod
     def compress(self, data: Buffer) -> bytes:
         """Return `data` compressed."""
+
+    def compress_pieces(self, data: Buffer, size: int) -> Sequence[Buffer]:
+        """Return each piece of `size` bytes of `data` compressed by itself; the last piece may be shorter."""
+        view = memoryview(data)
+        return [self.compress(view[at : at + size]) for at in range(0, len(view), size)]
 
     @abstractmethod
     def decompress(self, data: Buffer, size: int) -> bytes:

@@ -6,15 +6,19 @@ A frame states its content size and has no dictionary and no checksum of its own
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import zstandard
 
 from tensordb.encoding.codecs.base import Buffer, Codec, check_level, damaged, expect_length
 from tensordb.errors import InvalidInputError
 
 _STRATEGIES = ("default", "huffman")
+_MANY_PIECES = 8
+"""Pieces from which on a call for all of them is faster; for each such call the library makes a context."""
 # Contexts hold hundreds of KB and are not thread-safe: each thread makes its own and keeps it.
 _thread = threading.local()
 
@@ -42,6 +46,19 @@ class Zstd(Codec):
     def compress(self, data: Buffer) -> bytes:
         """Return one zstd frame."""
         return _compressor(self.level, self.strategy).compress(data)
+
+    def compress_pieces(self, data: Buffer, size: int) -> Sequence[Buffer]:
+        """Return a zstd frame for each piece, made in one go without the GIL when there are many."""
+        count = -(-len(data) // size)
+        if count < _MANY_PIECES:
+            return Codec.compress_pieces(self, data, size)
+        spans = np.empty((count, 2), np.uint64)
+        spans[:, 0] = np.arange(count) * size
+        spans[:, 1] = size
+        spans[-1, 1] = len(data) - (count - 1) * size
+        pieces = zstandard.BufferWithSegments(data, spans.tobytes())
+        frames = _compressor(self.level, self.strategy).multi_compress_to_buffer(pieces, threads=1)
+        return [frames[index] for index in range(count)]
 
     def decompress(self, data: Buffer, size: int) -> bytes:
         """Return the content of one zstd frame that states its content size."""

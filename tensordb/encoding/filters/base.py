@@ -9,12 +9,41 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class Slices:
+    """The shares that single records have in each group, wherever they are.
+
+    Attributes:
+        sizes: Bytes of a record in each group.
+        chunks: For each chunk the contents of its groups: decoded frames, or raw ones where they are mapped.
+        addresses: Where those contents are in memory.
+        which: For each record its chunk.
+        within: For each record its number in that chunk.
+    """
+
+    sizes: tuple[int, ...]
+    chunks: list[list[Any]] = field(default_factory=list)
+    addresses: list[list[int]] = field(default_factory=list)
+    which: list[int] = field(default_factory=list)
+    within: list[int] = field(default_factory=list)
+
+    def joined(self) -> list[Bytes]:
+        """Return for each group the shares one after the other."""
+        return [self._joined(group, size) for group, size in enumerate(self.sizes)]
+
+    def _joined(self, group: int, size: int) -> Bytes:
+        contents = [chunk[group] for chunk in self.chunks]
+        places = zip(self.which, self.within, strict=True)
+        return np.frombuffer(b"".join([contents[i][n * size : (n + 1) * size] for i, n in places]), np.uint8)
 
 
 class Filter(ABC):
@@ -40,6 +69,10 @@ class Filter(ABC):
     @abstractmethod
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Write to ``out[nbytes]`` what `split` took apart."""
+
+    def gather(self, slices: Slices, out: Bytes) -> None:
+        """Write to ``out[nbytes]`` the records that have these shares of the groups."""
+        self.merge(slices.joined(), len(slices.which), out)
 
     @abstractmethod
     def pack(self) -> bytes:

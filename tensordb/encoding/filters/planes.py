@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb.encoding.filters.base import Bytes, Filter
+from tensordb.encoding import kernels
+from tensordb.encoding.addresses import address_of
+from tensordb.encoding.filters.base import Bytes, Filter, Slices
 from tensordb.errors import FormatError
 
 _WORDS: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -59,6 +62,62 @@ class Planes(Filter):
 
     def split(self, data: Bytes, records: int) -> list[Bytes]:
         """Return the groups, each ``[records, planes, words of a record]``, flat."""
+        source = data.view(_WORDS[self.width])
+        compiled = kernels.ready(data.nbytes) if source.flags.aligned else None
+        if compiled is None:
+            return self._split(data, records)
+        out = np.empty(data.nbytes, np.uint8)
+        starts, strides = self._places(data.nbytes, records)
+        compiled.split[self.width](source, records, out, starts, strides)
+        words = data.nbytes // self.width
+        edges = [words * end for end in accumulate(self.sizes, initial=0)]
+        return [out[begin:end] for begin, end in pairwise(edges)]
+
+    def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
+        """Put the words together and rotate them back, in place in `out`."""
+        compiled = self._compiled(out)
+        if compiled is None:
+            self._merge(groups, records, out)
+            return
+        if max(self.sizes) == 1:
+            records = 1  # a plane by itself lies in one piece, however many records there are
+        words = out.nbytes // (self.width * records)
+        each = np.arange(records)[:, None]
+        columns = [
+            address_of(group) + words * (size * each + np.arange(size))
+            for group, size in zip(groups, self.sizes, strict=True)
+        ]
+        _merge_runs(compiled, columns, self.width, out)
+
+    def gather(self, slices: Slices, out: Bytes) -> None:
+        """Put the words of single records together."""
+        compiled = self._compiled(out)
+        if compiled is None:
+            Filter.gather(self, slices, out)
+            return
+        contents = np.array(slices.addresses)[slices.which]
+        within = np.array(slices.within)
+        columns = [
+            (contents[:, group] + within * share)[:, None] + share // size * np.arange(size)
+            for group, (share, size) in enumerate(zip(slices.sizes, self.sizes, strict=True))
+        ]
+        _merge_runs(compiled, columns, self.width, out)
+
+    def _compiled(self, out: Bytes) -> Any:
+        return kernels.ready(out.nbytes) if out.view(_WORDS[self.width]).flags.aligned else None
+
+    def _places(self, nbytes: int, records: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the planes of the first record begin, all groups in one piece, and the steps to the next."""
+        words = nbytes // self.width
+        share = words // records
+        starts, strides, at = [], [], 0
+        for size in self.sizes:
+            starts += [at + plane * share for plane in range(size)]
+            strides += [size * share] * size
+            at += size * words
+        return np.array(starts), np.array(strides)
+
+    def _split(self, data: Bytes, records: int) -> list[Bytes]:
         kind = _WORDS[self.width]
         words = data.view(kind)
         rotated = np.left_shift(words, kind(1))
@@ -74,8 +133,7 @@ class Planes(Filter):
             groups.append(group.reshape(-1))
         return groups
 
-    def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
-        """Put the words together and rotate them back, in place in `out`."""
+    def _merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         kind = _WORDS[self.width]
         flat = out.view(kind)
         words = flat.reshape(records, -1)
@@ -103,3 +161,9 @@ class Planes(Filter):
         if width not in _WORDS or sum(data) != width or 0 in data:
             raise FormatError(f"planes {tuple(data)} do not make a word of {width} bytes; use a newer release")
         return cls(tuple(data))
+
+
+def _merge_runs(compiled: Any, columns: list[NDArray[np.int64]], width: int, out: Bytes) -> None:
+    """Merge the runs whose planes are at the addresses ``columns[group][run, plane]``."""
+    addresses = np.concatenate(columns, axis=1).astype(np.uint64).reshape(-1)
+    compiled.merge[width](addresses, out.view(_WORDS[width]))

@@ -1,0 +1,141 @@
+"""The compiled loops give the bytes that NumPy gives, and are never needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from tensordb.encoding import PayloadReader, decode_rows_many, encode, get_compression_preset, kernels
+from tensordb.encoding.filters import Planes
+from tensordb.encoding.filters.base import Slices
+
+pytest.importorskip("numba")
+
+SIZES = [(1, 1), (2,), (1, 3), (1, 1, 2), (1, 1, 1, 1), (2, 6), (1, 1, 6), (8,)]
+
+
+@pytest.fixture(params=["numpy", "compiled"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have all work done in one of the two ways."""
+    assert kernels.load()
+    if request.param == "numpy":
+        monkeypatch.setattr(kernels, "ready", lambda nbytes: None)
+    name: str = request.param
+    return name
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(("records", "words"), [(1, 1), (1, 3), (1, 5000), (7, 1), (7, 33), (300, 129)])
+def test_both_split_alike_and_merge_back(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], records: int, words: int
+) -> None:
+    assert kernels.load()
+    planes = Planes(sizes)
+    data = np.random.default_rng(words).integers(0, 256, records * words * planes.width, np.uint8)
+    compiled = planes.split(data, records)
+    back = np.empty_like(data)
+    planes.merge(compiled, records, back)
+    monkeypatch.setattr(kernels, "ready", lambda nbytes: None)
+    plain = planes.split(data, records)
+    again = np.empty_like(data)
+    planes.merge(plain, records, again)
+    assert [group.tobytes() for group in compiled] == [group.tobytes() for group in plain]
+    assert np.array_equal(back, data)
+    assert np.array_equal(again, data)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_both_gather_records_from_wherever_they_are(loops: str, sizes: tuple[int, ...]) -> None:
+    planes = Planes(sizes)
+    chunks, records, words = 3, 5, 40
+    data = np.random.default_rng(0).integers(0, 256, (chunks, records * words * planes.width), np.uint8)
+    slices = Slices(tuple(words * size for size in sizes))
+    for chunk in data:
+        groups = planes.split(chunk, records)
+        slices.chunks.append([group.tobytes() for group in groups])
+        slices.addresses.append([np.frombuffer(content, np.uint8).ctypes.data for content in slices.chunks[-1]])
+    places = [(2, 4), (0, 0), (1, 3), (1, 3), (2, 0)]
+    slices.which, slices.within = map(list, zip(*places, strict=True))
+    out = np.empty(len(places) * words * planes.width, np.uint8)
+    planes.gather(slices, out)
+    each = data.reshape(chunks, records, -1)
+    assert np.array_equal(out.reshape(len(places), -1), np.stack([each[chunk, record] for chunk, record in places]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+def test_tensors_out_of_line_with_their_words_are_stored_all_the_same(loops: str, dtype: torch.dtype) -> None:
+    data = torch.randn(5000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    itemsize = data.element_size()
+    raw = bytearray(itemsize * 5000 + 1)
+    raw[1:] = data.view(torch.uint8).numpy().tobytes()
+    crooked = torch.frombuffer(raw, dtype=dtype, offset=1)
+    payload = b"".join(encode(crooked, get_compression_preset("lossless")).buffers)
+    out = torch.frombuffer(bytearray(itemsize * 5000 + 1), dtype=dtype, offset=1)
+    assert torch.equal(PayloadReader(payload).decode(out=out), data)
+
+
+def test_pages_are_read_by_both_alike(loops: str) -> None:
+    stack = torch.randn(500, 96, generator=torch.Generator().manual_seed(0))
+    readers = [
+        PayloadReader(b"".join(encode(part, get_compression_preset(name), page=True).buffers))
+        for part, name in zip(stack.split(250), ("lossless", "archive"), strict=True)
+    ]
+    rows = decode_rows_many([(readers[0], [0, 249, 7, 7]), (readers[1], [3, 0])])
+    assert torch.equal(rows, stack[[0, 249, 7, 7, 253, 250]])
+
+
+def run(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_without_numba_all_works() -> None:
+    said = run("""
+        import sys
+        sys.modules["numba"] = None
+        import torch
+        from tensordb.encoding import PayloadReader, encode, get_compression_preset, kernels
+        data = torch.randn(25_000_000)
+        payload = b"".join(encode(data, get_compression_preset("lossless")).buffers)
+        assert torch.equal(PayloadReader(payload).decode(), data)
+        print(kernels.load())
+    """)
+    assert said == "False"
+
+
+def test_nothing_is_loaded_for_a_little_work_and_all_is_for_much() -> None:
+    said = run("""
+        import sys, torch
+        from tensordb.encoding import encode, get_compression_preset
+        lossless = get_compression_preset("lossless")
+        encode(torch.randn(1000), lossless)
+        print("numba" in sys.modules)
+        for _ in range(3):
+            encode(torch.randn(10_000_000), lossless)
+        from tensordb.encoding import kernels
+        print(kernels.load(), "numba" in sys.modules)
+    """)
+    assert said.split() == ["False", "True", "True"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_they_are_loaded_has_them() -> None:
+    said = run("""
+        import os, torch
+        from tensordb.encoding import encode, get_compression_preset, kernels
+        encode(torch.randn(20_000_000), get_compression_preset("lossless"))
+        child = os.fork()
+        if not child:
+            os._exit(0 if kernels.load() else 1)
+        print(os.waitpid(child, 0)[1])
+    """)
+    assert said == "0"
