@@ -6,6 +6,9 @@ Imported where it is first needed: loading pyarrow takes longer than all the res
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from tensordb.catalog import fields
 from tensordb.catalog.fields import FieldType, ListOf, StructOf
 
 if TYPE_CHECKING:
+    from tensordb.catalog.objects import NewObject
     from tensordb.catalog.records import NewRecords
 
 _SCALARS = {
@@ -26,6 +30,8 @@ _SCALARS = {
     "VARCHAR": pa.string(),
 }
 
+_OBJECT_TYPES = {"segment": pa.int64(), "position": pa.int64(), "payload": pa.binary()}
+
 _EXACT: dict[str, set[type]] = {
     "BOOLEAN": {bool, type(None)},
     "DOUBLE": {float, type(None)},
@@ -35,10 +41,36 @@ _EXACT: dict[str, set[type]] = {
 """Values that Arrow takes as they are."""
 
 
+@dataclass(frozen=True)
+class MetadataColumns:
+    """The metadata of new records as Arrow columns.
+
+    Attributes:
+        kind: Type of the struct column; None when there is none.
+        packed: The stored forms.
+        typed: The struct column.
+    """
+
+    kind: FieldType | None
+    packed: pa.Array
+    typed: pa.Array | None
+
+
+def metadata_columns(
+    documents: Sequence[dict[str, Any] | None], packed: Sequence[bytes | None], kind: FieldType | None
+) -> MetadataColumns:
+    """Return documents and their stored forms as columns; the documents', if there is one, has the type `kind`."""
+    typed = _struct_array([each or None for each in documents], kind) if isinstance(kind, StructOf) else None
+    return MetadataColumns(kind, pa.array(packed, pa.binary()), typed)
+
+
 def table_of(new: NewRecords, kind: FieldType | None) -> pa.Table:
     """Return the columns of new records; that of the metadata, if there is one, has the type `kind`."""
     count = len(new.object_ids)
     width = new.object_ids.dtype.itemsize
+    metadata = new.prepared
+    if metadata is None or metadata.kind != kind:
+        metadata = metadata_columns(new.documents, new.packed, kind)
     columns = {
         "seq": pa.array(np.arange(new.first, new.first + count)),
         "record_id": pa.nulls(count, pa.string()) if new.record_ids is None else pa.array(new.record_ids, pa.string()),
@@ -46,24 +78,34 @@ def table_of(new: NewRecords, kind: FieldType | None) -> pa.Table:
         "object_id": pa.Array.from_buffers(pa.binary(width), count, [None, pa.py_buffer(new.object_ids)]),
         "page_row": pa.array(new.page_rows, pa.int32(), mask=new.page_rows < 0),
         "spec_id": pa.array(new.spec_ids, pa.int32()),
-        "document": pa.array(new.packed, pa.binary()),
+        "document": metadata.packed,
     }
-    if isinstance(kind, StructOf):
-        columns["metadata"] = _struct_array([each or None for each in new.documents], kind)
+    if metadata.typed is not None:
+        columns["metadata"] = metadata.typed
     return pa.table(columns)
+
+
+def objects_table(new: Sequence[NewObject]) -> pa.Table:
+    """Return the columns of new objects, in the order of the table's."""
+    columns = zip(*new, strict=True)
+    return pa.table({n: pa.array(c, _OBJECT_TYPES.get(n)) for n, c in zip(new[0]._fields, columns, strict=True)})
 
 
 def _struct_array(values: Sequence[dict[str, Any] | None], kind: StructOf) -> pa.Array:
     """Return documents as a struct column, field by field: a hundred thousand dicts one by one take a second."""
-    spellings = {name for value in values if value for name in value}
+    spellings = set(chain.from_iterable(filter(None, values)))
     if not spellings <= kind.fields.keys() and {n.casefold() for n in spellings} & {n.casefold() for n in kind.fields}:
         values = [fields.coerce(value, kind) for value in values]  # a name is spelled in several ways
-    arrays = [
-        _array([None if value is None else value.get(name) for value in values], inner)
-        for name, inner in kind.fields.items()
-    ]
+    arrays = [_array(_field(values, name), inner) for name, inner in kind.fields.items()]
     missing = pa.array([value is None for value in values], pa.bool_())
     return pa.StructArray.from_arrays(arrays, names=list(kind.fields), mask=missing)
+
+
+def _field(values: Sequence[dict[str, Any] | None], name: str) -> list[Any]:
+    try:
+        return list(map(itemgetter(name), values))  # type: ignore[arg-type]  # None has no items
+    except (KeyError, TypeError):
+        return [None if value is None else value.get(name) for value in values]
 
 
 def _array(values: Sequence[Any], kind: FieldType) -> pa.Array:

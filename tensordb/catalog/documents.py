@@ -8,7 +8,7 @@ Format: MessagePack, with extension types for what it lacks.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -48,19 +48,12 @@ def pack(document: dict[str, Any] | None) -> bytes | None:
     return msgpack.packb(document, default=_extend)  # type: ignore[no-any-return]
 
 
-class PlainPacker:
-    """Packs flat documents whose values have `PLAIN` types, faster than `pack`; for one thread."""
-
-    def __init__(self) -> None:
-        self._pack = msgpack.Packer().pack
-
-    def pack(self, document: dict[str, Any]) -> bytes | None:
-        """Return the stored form of a document, None if one of its values cannot be packed so."""
-        try:
-            return self._pack(document)  # type: ignore[no-any-return]
-        except (OverflowError, UnicodeEncodeError):
-            self._pack = msgpack.Packer().pack  # the old one keeps what it had packed of this document
-            return None
+def pack_flat(rows: Sequence[dict[str, Any]]) -> list[bytes] | None:
+    """Return the stored forms of flat documents whose values have `PLAIN` types, None if one cannot be packed so."""
+    try:
+        return list(map(msgpack.Packer().pack, rows))
+    except (OverflowError, UnicodeEncodeError):
+        return None
 
 
 def unpack(packed: bytes | None) -> dict[str, Any]:

@@ -8,6 +8,8 @@ sorts by insertion, and ids of different databases rarely meet.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +31,12 @@ def generated_id(seq: int, nonce: int) -> str:
 
 def generated_ids(first: int, last: int, nonce: int) -> list[str]:
     """Return the record ids of the sequence numbers from `first` to `last`."""
-    text = (np.arange(first, last + 1, dtype=">u8") | np.uint64(nonce << 4 * _DIGITS)).astype(">u8").tobytes().hex()
+    return generated_ids_of(np.arange(first, last + 1), nonce)
+
+
+def generated_ids_of(numbers: np.ndarray[Any, np.dtype[np.int64]], nonce: int) -> list[str]:
+    """Return `generated_id` of each sequence number."""
+    text = (numbers | nonce << 4 * _DIGITS).astype(">u8").tobytes().hex()
     return [text[i : i + _LENGTH] for i in range(1, len(text), 16)]
 
 
@@ -43,3 +50,18 @@ def sequence_of(record_id: str, nonce: int) -> int | None:
     if len(record_id) != _LENGTH or not _HEX.issuperset(record_id) or int(record_id[:2], 16) != nonce:
         return None
     return int(record_id[2:], 16)
+
+
+def sequences_of(record_ids: Sequence[str], nonce: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return `sequence_of` each id, -1 for None."""
+    # All at once, as most lists are of generated ids: 15 digits each become 8 bytes with a zero in front.
+    text = "0" + "0".join(record_ids)
+    try:
+        data = bytes.fromhex(text) if len(text) == 16 * len(record_ids) else b""
+    except ValueError:
+        data = b""
+    if data.hex() != text:  # another digit, such as a capital one or a space, which are not ours
+        each = (sequence_of(record_id, nonce) for record_id in record_ids)
+        return np.array([-1 if number is None else number for number in each], np.int64)
+    numbers = np.frombuffer(data, ">u8").astype(np.int64)
+    return np.where(numbers >> 4 * _DIGITS == nonce, numbers & (1 << 4 * _DIGITS) - 1, -1)

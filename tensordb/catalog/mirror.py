@@ -14,10 +14,12 @@ import numpy as np
 
 from tensordb.catalog import ids
 from tensordb.catalog.datasets import DatasetRow
-from tensordb.catalog.records import RECORD_COLUMNS, RecordRow, rows_of
+from tensordb.catalog.records import RECORD_COLUMNS, RecordRow
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 WORTH_IT = 5000
 """A mirror is made after one look-up for so many records since the last write: by then they cost as much as it."""
@@ -40,7 +42,7 @@ class Mirror:
         self._numbers = numbers[self._order]
         created = columns["created_at"].to_numpy(zero_copy_only=False).astype("datetime64[us]")
         self._arrays = [numbers, created, columns["page_row"].to_numpy(), columns["spec_id"].to_numpy()]
-        self._values = [columns[name] for name in ("record_id", "object_id", "document")]
+        self._values = [_Column(columns[name]) for name in ("record_id", "object_id", "document")]
         self._row = row
 
     @classmethod
@@ -52,25 +54,52 @@ class Mirror:
 
     def find(self, record_ids: Sequence[str]) -> dict[str, RecordRow]:
         """Return the records of generated ids; ids of the user's are left out."""
-        numbers = {number for each in record_ids if (number := ids.sequence_of(each, self._row.nonce)) is not None}
-        return {row.record_id: row for row in self.by_sequence(numbers)}
+        asked = list(dict.fromkeys(record_ids))
+        known, places = self._places(ids.sequences_of(asked, self._row.nonce))
+        # A record with an id of the user's does not go by the one that its number would have given.
+        rows = self._rows(places, [asked[index] for index in known.tolist()])
+        return {row.record_id: row for row, own in rows if own is None}
 
     def by_sequence(self, numbers: Collection[int]) -> list[RecordRow]:
         """Return the records of these sequence numbers, in no particular order."""
-        if not numbers or not len(self._numbers):
-            return []
         wanted = np.fromiter(numbers, np.int64, len(numbers))
-        places = np.minimum(np.searchsorted(self._numbers, wanted), len(self._numbers) - 1)
-        return self._rows(self._order[places[self._numbers[places] == wanted]])
+        known, places = self._places(wanted)
+        generated = ids.generated_ids_of(wanted[known], self._row.nonce)
+        return [row if own is None else row._replace(record_id=own) for row, own in self._rows(places, generated)]
 
-    def _rows(self, places: np.ndarray[Any, np.dtype[np.int64]]) -> list[RecordRow]:
+    def _places(self, wanted: Numbers) -> tuple[Numbers, Numbers]:
+        """Return which of the wanted numbers there are, and their places in the table."""
+        if not len(self._numbers):
+            return wanted[:0], wanted[:0]
+        found = np.minimum(np.searchsorted(self._numbers, wanted), len(self._numbers) - 1)
+        known = np.flatnonzero(self._numbers[found] == wanted)
+        return known, self._order[found[known]]
+
+    def _rows(self, places: Numbers, generated: Sequence[str]) -> list[tuple[RecordRow, str | None]]:
+        """Return the rows with their generated ids, each with the user's own id if it has one."""
         seq, created, page_row, spec_id = (column[places].tolist() for column in self._arrays)
-        rows = (None if number < 0 else number for number in page_row)
-        record_id, object_id, document = (_pick(column, places.tolist()) for column in self._values)
-        return rows_of(self._row, zip(seq, record_id, created, object_id, rows, spec_id, document, strict=True))
+        own, object_id, document = (column.pick(places) for column in self._values)
+        page_row = [None if number < 0 else number for number in page_row]
+        rows = map(RecordRow, seq, generated, created, object_id, page_row, spec_id, document)
+        return list(zip(rows, own, strict=True))
 
 
-def _pick(column: pa.Array, places: Sequence[int]) -> list[Any]:
-    if column.null_count == len(column):
-        return [None] * len(places)
-    return [column[place].as_py() for place in places]
+class _Column:
+    """Values of an Arrow column of bytes or text, picked without an Arrow scalar each."""
+
+    def __init__(self, column: pa.Array) -> None:
+        self._column = column
+        self._offsets: np.ndarray[Any, Any] | None = None
+        if str(column.type) == "binary" and not column.null_count and len(column):
+            _, offsets, data = column.buffers()
+            self._offsets = np.frombuffer(offsets, np.int32)[column.offset :]
+            self._data = memoryview(data)
+
+    def pick(self, places: Numbers) -> list[Any]:
+        """Return the values at these places."""
+        if self._offsets is not None:
+            starts, ends = self._offsets[places].tolist(), self._offsets[places + 1].tolist()
+            return [bytes(self._data[start:end]) for start, end in zip(starts, ends, strict=True)]
+        if self._column.null_count == len(self._column):
+            return [None] * len(places)
+        return [self._column[place].as_py() for place in places.tolist()]

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import duckdb
 
-from tensordb.catalog.rows import scalar
+from tensordb.catalog.rows import run, scalar
 
 OBJECT_ID_NBYTES = 16
+_FEW = 4
+"""Objects up to which a statement each is faster than an Arrow table."""
 
 
 class ObjectRow(NamedTuple):
@@ -52,7 +54,7 @@ _LOCATION = "object_id, stored_nbytes, segment, position, payload"
 def fetch(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[bytes, ObjectRow]:
     """Return the objects of these ids; ids that no object has are left out."""
     if len(object_ids) == 1:
-        found = con.execute(f"SELECT {_LOCATION} FROM tensordb.objects WHERE object_id = ?", [object_ids[0]])
+        found = run(con, f"SELECT {_LOCATION} FROM tensordb.objects WHERE object_id = ?", [object_ids[0]])
     else:
         found = con.execute(
             f"SELECT {_LOCATION} FROM tensordb.objects WHERE object_id IN (SELECT unnest(?::BLOB[]))",
@@ -80,9 +82,18 @@ def existing(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> set
 
 def add(con: duckdb.DuckDBPyConnection, new: Sequence[NewObject]) -> None:
     """Insert objects that are not stored yet; DuckDB raises ConstraintException for one that is."""
-    marks = ", ".join("?" * len(NewObject._fields))
-    for each in new:
-        con.execute(f"INSERT INTO tensordb.objects VALUES ({marks})", list(each))
+    if len(new) <= _FEW:
+        marks = ", ".join("?" * len(NewObject._fields))
+        for each in new:
+            run(con, f"INSERT INTO tensordb.objects VALUES ({marks})", list(each))
+        return
+    from tensordb.catalog import arrow  # loading pyarrow takes longer than all the rest of tensordb
+
+    con.register("incoming_objects", arrow.objects_table(new))
+    try:
+        con.execute("INSERT INTO tensordb.objects FROM incoming_objects")
+    finally:
+        con.unregister("incoming_objects")
 
 
 def add_references(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) -> None:

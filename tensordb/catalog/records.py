@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import duckdb
 import numpy as np
@@ -13,8 +13,11 @@ import numpy as np
 from tensordb.catalog import documents, fields, ids
 from tensordb.catalog.datasets import DatasetRow, source
 from tensordb.catalog.failures import user_sql
-from tensordb.catalog.rows import scalar
+from tensordb.catalog.rows import run, scalar
 from tensordb.errors import InvalidQueryError
+
+if TYPE_CHECKING:
+    from tensordb.catalog.arrow import MetadataColumns
 
 Result = TypeVar("Result")
 _DENSE = 4
@@ -69,6 +72,7 @@ class NewRecords:
         spec_ids: Spec of each record's tensor.
         documents: Normalized metadata of each record.
         packed: Stored form of each.
+        prepared: Both as Arrow columns, when they were made ahead; of use if they have the dataset's types.
     """
 
     first: int
@@ -78,6 +82,7 @@ class NewRecords:
     spec_ids: np.ndarray[Any, np.dtype[np.int64]]
     documents: Sequence[dict[str, Any] | None]
     packed: Sequence[bytes | None]
+    prepared: MetadataColumns | None = None
 
 
 def insert(con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords) -> None:
@@ -101,7 +106,7 @@ def _insert_one(
     if row.columns is not None:
         values.append(fields.coerce(document or None, row.columns))
     marks = ", ".join("?" * 7) + (f", ?::{struct}" if struct else "")
-    con.execute(f"INSERT INTO {row.table} VALUES ({marks})", values)
+    run(con, f"INSERT INTO {row.table} VALUES ({marks})", values)
 
 
 def _insert_many(
@@ -162,7 +167,7 @@ def _where_in(
 ) -> list[RecordRow]:
     text = f"SELECT {RECORD_COLUMNS} FROM {row.table} WHERE {column}"
     if len(values) == 1:
-        return rows_of(row, con.execute(f"{text} = ?", [values[0]]).fetchall())
+        return rows_of(row, run(con, f"{text} = ?", [values[0]]).fetchall())
     return rows_of(row, con.execute(f"{text} IN (SELECT unnest(?::{kind}[]))", [list(values)]).fetchall())
 
 

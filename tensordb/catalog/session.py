@@ -22,7 +22,7 @@ import duckdb
 from tensordb.catalog.failures import is_interrupt, translate, translated
 from tensordb.catalog.lease import CatalogLease
 from tensordb.catalog.remembered import Remembered
-from tensordb.catalog.rows import first
+from tensordb.catalog.rows import first, run
 from tensordb.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -168,7 +168,7 @@ class Catalog:
         epoch = self._lease.epoch
         with self._writing():
             with translated(doing):
-                con.execute("BEGIN")
+                run(con, "BEGIN")
             self._depth, self._changes, self._doomed_by, self._probe = 1, 0, None, None
             try:
                 yield
@@ -196,7 +196,7 @@ class Catalog:
         if probe is None and not (self._in_transaction and not self._changes):
             probe = self._leave_token(con)
         try:
-            con.execute("COMMIT")
+            run(con, "COMMIT")
         except (duckdb.Error, RuntimeError) as error:
             self._lease.discard()
             raise _CommitRaisedError(error, probe) from error

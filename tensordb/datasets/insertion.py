@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
@@ -19,20 +19,27 @@ import torch
 from tensordb import tensors
 from tensordb.catalog import datasets, ids, records
 from tensordb.catalog.datasets import DatasetRow
+from tensordb.catalog.fields import StructOf
 from tensordb.catalog.records import NewRecords
 from tensordb.datasets.batching import Batch, batches
 from tensordb.datasets.incoming import Incoming
 from tensordb.datasets.lookup import check_id
 from tensordb.datasets.metadata import MetadataColumn, metadata_length
 from tensordb.datasets.schema import DatasetSchema
-from tensordb.encoding.pipeline import encode
+from tensordb.encoding.pipeline import EncodedTensor, encode
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database, Stored
 from tensordb.errors import AlreadyExistsError, DatasetNotFoundError, InvalidInputError, SchemaValidationError
 from tensordb.model import TensorSpec
 
+_ENCODERS = 2
+"""Batches encoded at a time: the work is mostly outside of the GIL, but not all of it."""
+_AHEAD_NBYTES = 64 << 20
+"""Raw bytes that may be encoded at a time, and at least one batch."""
+_SYNCED_NBYTES = 32 << 20
+"""Payload bytes that are synced while others are encoded; what is left at the end is then soon durable."""
 _BEHIND = 2
-"""Batches that may wait to be written while the next one is encoded."""
+"""Batches that may wait to be written while others are encoded."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class _Settings:
     identity: tuple[int, dt.datetime]
     schema: DatasetSchema
     config: CompressionConfig | None
+    fields: StructOf = field(compare=False)
+    """Metadata fields when this was fetched; others may have come since."""
 
 
 class Inserter:
@@ -117,22 +126,42 @@ class Inserter:
                 raise InvalidInputError(f"{len(given)} record ids were given for {total} tensors; they must match")
             if not total:
                 return []
+            column.prepare(settings.fields)
             self._make_durable()
             return self._commit(name, settings, incoming, given, column)
 
     def _stored(self, source: Iterator[Batch], config: CompressionConfig) -> Iterator[tuple[Batch, Stored]]:
-        """Encode each batch and write it in the background, while the next one is encoded."""
-        pending: deque[tuple[Batch, Future[Stored]]] = deque()
-        with ThreadPoolExecutor(1) as background:
-            for batch in source:
-                encoded = encode(batch.tensor, config, page=batch.is_page)
+        """Encode and write batches in the background, some at a time."""
+        encoding: deque[tuple[Batch, Future[EncodedTensor]]] = deque()
+        writing: deque[tuple[Batch, Future[Stored]]] = deque()
+        ahead = unsynced = 0
+        with ThreadPoolExecutor(_ENCODERS) as encoders, ThreadPoolExecutor(1) as appender:
+
+            def advance() -> int:
+                """Hand the oldest batch from the encoders to the appender."""
+                nonlocal unsynced
+                batch, future = encoding.popleft()
+                encoded = future.result()
+                # Asked in this thread: inside a transaction no other one can.
                 known = not batch.is_page and self._db.writer.is_stored(encoded)
-                pending.append((batch, background.submit(self._db.writer.append, encoded, known=known)))
-                if len(pending) > _BEHIND:
-                    ready, future = pending.popleft()
-                    yield ready, future.result()
-            for ready, future in pending:
-                yield ready, future.result()
+                writing.append((batch, appender.submit(self._db.writer.append, encoded, known=known)))
+                unsynced += encoded.nbytes
+                if unsynced >= _SYNCED_NBYTES:
+                    appender.submit(self._db.payloads.flush)
+                    unsynced = 0
+                return batch.tensor.nbytes
+
+            for batch in source:
+                while encoding and (len(encoding) > _ENCODERS or ahead + batch.tensor.nbytes > _AHEAD_NBYTES):
+                    ahead -= advance()
+                encoding.append((batch, encoders.submit(encode, batch.tensor, config, page=batch.is_page)))
+                ahead += batch.tensor.nbytes
+                while len(writing) > _BEHIND:
+                    yield _finished(writing)
+            while encoding:
+                advance()
+            while writing:
+                yield _finished(writing)
 
     def _make_durable(self) -> None:
         # Outside of the catalog's block; the commit does it again for what a transaction left pending.
@@ -142,7 +171,7 @@ class Inserter:
         with self._db.catalog.read() as con:
             row = self._db.catalog.known.dataset(con, name)
         config = None if row.config is None else CompressionConfig.from_dict(row.config)
-        settings = _Settings(_identity(row), DatasetSchema.parse(row.schema), config)
+        settings = _Settings(_identity(row), DatasetSchema.parse(row.schema), config, row.fields)
         self._settings[row.name] = settings
         return settings
 
@@ -190,12 +219,18 @@ class Inserter:
         object_ids, page_rows, spec_ids = incoming.columns(numbers)
         first = ids.first_sequence(catalog.known.last_seq(con, row))
         last = first + len(object_ids) - 1
-        new = NewRecords(first, record_ids, object_ids, page_rows, spec_ids, column.documents, column.packed)
+        metadata = (column.documents, column.packed, column.prepared)
+        new = NewRecords(first, record_ids, object_ids, page_rows, spec_ids, *metadata)
         records.insert(con, row, new)
         catalog.known.advance(row, last)
         # Two processes may give the same number, but not to the same object: of these only one is committed.
         catalog.expect((f"SELECT 1 FROM {row.table} WHERE seq = ? AND object_id = ?", [last, bytes(object_ids[-1])]))
         return record_ids or ids.generated_ids(first, last, row.nonce)
+
+
+def _finished(writing: deque[tuple[Batch, Future[Stored]]]) -> tuple[Batch, Stored]:
+    batch, future = writing.popleft()
+    return batch, future.result()
 
 
 class _ObjectExistsError(Exception):

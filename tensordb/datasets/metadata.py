@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import repeat
+from itertools import chain, islice, repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from tensordb.catalog import documents, fields
@@ -14,7 +15,12 @@ from tensordb.errors import InvalidInputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tensordb.catalog.arrow import MetadataColumns
+
 _ARROW_ROWS = 65536
+_FEW_ROWS = 4
+_MOST_COLUMNS = 64
+"""Names in some rows up to which these are looked at column by column."""
 
 
 class MetadataColumn:
@@ -30,23 +36,25 @@ class MetadataColumn:
         documents: The normalized documents, copies of what was given.
         packed: Their stored form.
         fields: Their widened type.
+        prepared: Both as Arrow columns, once `prepare` was called.
     """
 
     def __init__(self, metadata: Any, schema: DatasetSchema, where: str = "metadata[{}]") -> None:
         self.documents: list[dict[str, Any] | None] = []
         self.packed: list[bytes | None] = []
         self.fields = StructOf()
+        self.prepared: MetadataColumns | None = None
         self._given = metadata is not None
         self._rows = _rows(metadata)
         self._schema = schema
         self._where = where
-        self._packer = documents.PlainPacker()
-        self._plain: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
     def take(self, count: int) -> None:
         """Take over the rows of `count` more records, fewer if there are no more."""
-        for _, row in zip(range(count), self._rows, strict=False):  # in this order no row is lost at the end
-            self._take(row)
+        rows = list(islice(self._rows, count))
+        if len(rows) < _FEW_ROWS or not self._take_flat(rows):
+            for row in rows:
+                self._take(row)
 
     def finish(self, total: int) -> None:
         """Take over the rest; raise InvalidInputError unless there are as many rows as records."""
@@ -54,44 +62,62 @@ class MetadataColumn:
         if len(self.documents) != total or (self._given and next(self._rows, self) is not self):
             raise InvalidInputError(f"metadata has not as many rows as there are tensors ({total}); they must match")
 
+    def prepare(self, known: StructOf) -> None:
+        """Make the Arrow columns for a dataset that has the fields `known` so far, before the catalog is held."""
+        from tensordb.catalog import arrow  # loading pyarrow takes longer than all the rest of tensordb
+
+        kind = fields.columns(fields.widen(known, self.fields))
+        self.prepared = arrow.metadata_columns(self.documents, self.packed, kind)
+
     def _take(self, row: Any) -> None:
-        if not self._take_plain(row):
-            document = documents.normalize(row, where=self._where.format(len(self.documents)))
-            if document is not None:
-                self._learn(document)
-            self._keep(document, documents.pack(document))
-
-    def _take_plain(self, row: Any) -> bool:
-        """Take a flat dict of a layout seen before without looking at its values one by one: most are."""
-        if type(row) is not dict:
-            return False
-        ints = self._plain.get((*row, *map(type, row.values())))
-        if ints is None:
-            return False
-        for name in ints:
-            if row[name] not in fields.INT64:
-                return False
-        packed = self._packer.pack(row)
-        if packed is not None:
-            self._keep(row.copy(), packed)
-        return packed is not None
-
-    def _learn(self, document: dict[str, Any]) -> None:
-        merged = fields.widen(self.fields, fields.struct_of(document))
-        assert isinstance(merged, StructOf)
-        self.fields = merged
-        kinds = tuple(map(type, document.values()))
-        if documents.PLAIN.issuperset(kinds) and all(
-            value in fields.INT64 for value in document.values() if type(value) is int
-        ):
-            ints = tuple(name for name, kind in zip(document, kinds, strict=True) if kind is int)
-            self._plain[(*document, *kinds)] = ints
-
-    def _keep(self, document: dict[str, Any] | None, packed: bytes | None) -> None:
+        document = documents.normalize(row, where=self._where.format(len(self.documents)))
+        if document is not None:
+            self.fields = _widened(self.fields, document)
         if self._schema.metadata:
             self._schema.check_metadata(document)
         self.documents.append(document)
-        self.packed.append(packed)
+        self.packed.append(documents.pack(document))
+
+    def _take_flat(self, rows: list[Any]) -> bool:
+        """Take flat dicts of plain values all at once, column by column: most are. False when these are not."""
+        if self._schema.metadata or set(map(type, rows)) != {dict}:
+            return False
+        names = list(dict.fromkeys(chain.from_iterable(rows)))
+        if len(names) > _MOST_COLUMNS or set(map(type, names)) - {str}:
+            return False
+        whole = set(map(len, rows)) == {len(names)}
+        kinds = self.fields
+        for name in names:
+            column = list(map(itemgetter(name), rows)) if whole else [row.get(name) for row in rows]
+            examples = _examples(column)
+            if examples is None:
+                return False
+            for example in examples:
+                kinds = _widened(kinds, {name: example})
+        packed = documents.pack_flat(rows)
+        if packed is not None:
+            self.fields = kinds
+            self.documents += map(dict.copy, rows)
+            self.packed += packed
+        return packed is not None
+
+
+def _examples(column: list[Any]) -> list[Any] | None:
+    """Return a value of each type in a column, None when one of them is not plain."""
+    kinds = set(map(type, column))
+    if not kinds <= documents.PLAIN:
+        return None
+    if int in kinds:
+        ints = column if len(kinds) == 1 else [value for value in column if type(value) is int]
+        if min(ints) not in fields.INT64 or max(ints) not in fields.INT64:
+            return None
+    return [next(value for value in column if type(value) is kind) for kind in kinds]
+
+
+def _widened(kinds: StructOf, document: dict[str, Any]) -> StructOf:
+    merged = fields.widen(kinds, fields.struct_of(document))
+    assert isinstance(merged, StructOf)
+    return merged
 
 
 def metadata_length(metadata: Any) -> int | None:

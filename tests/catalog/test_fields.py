@@ -92,6 +92,14 @@ def fold(kind: FieldType) -> Any:
     return [fold(kind.element)] if isinstance(kind, ListOf) else kind
 
 
+def comparable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: comparable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [comparable(inner) for inner in value]
+    return "not a number" if value != value else value
+
+
 def merge(documents: list[dict[str, Any]]) -> StructOf:
     merged = functools.reduce(widen, map(struct_of, documents), StructOf())
     assert isinstance(merged, StructOf)
@@ -100,11 +108,13 @@ def merge(documents: list[dict[str, Any]]) -> StructOf:
 
 @given(documents=st.lists(DOCUMENTS, max_size=4))
 def test_the_type_of_many_documents_is_the_widened_type_of_each(documents: list[dict[str, Any]]) -> None:
-    # Twice each, as a document of a layout seen before is not looked at value by value.
+    # Some without None, as flat documents alone are looked at column by column.
     column = MetadataColumn([None, *documents, {}, *documents], DatasetSchema())
+    column.take(1)
+    column.take(len(documents))
     column.finish(2 * len(documents) + 2)
     assert fold(column.fields) == fold(merge(documents))
-    assert [unpack(packed) for packed in column.packed[1:]] == [*documents, {}, *documents]
+    assert comparable([unpack(packed) for packed in column.packed[1:]]) == comparable([*documents, {}, *documents])
 
 
 @given(value=VALUES)

@@ -6,12 +6,19 @@ import duckdb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensordb.catalog.ids import first_sequence, generated_id, generated_id_sql, sequence_of
+from tensordb.catalog.ids import (
+    first_sequence,
+    generated_id,
+    generated_id_sql,
+    generated_ids,
+    sequence_of,
+    sequences_of,
+)
 
 SEQUENCES = st.integers(0, 2**52 - 1)
 
 
-@given(first=SEQUENCES, count=st.integers(1, 50), nonce=st.integers(0, 255))
+@given(first=st.integers(0, 2**52 - 50), count=st.integers(1, 50), nonce=st.integers(0, 255))
 def test_ids_are_distinct_sort_like_their_numbers_and_give_them_back(first: int, count: int, nonce: int) -> None:
     made = [generated_id(number, nonce) for number in range(first, first + count)]
     assert len(set(made)) == count
@@ -19,6 +26,19 @@ def test_ids_are_distinct_sort_like_their_numbers_and_give_them_back(first: int,
     assert all(len(each) == 15 and each.isalnum() and each.isascii() for each in made)
     assert [sequence_of(each, nonce) for each in made] == list(range(first, first + count))
     assert sequence_of(made[0], (nonce + 1) % 256) is None
+    assert generated_ids(first, first + count - 1, nonce) == made
+
+
+@given(
+    texts=st.lists(
+        st.text(max_size=16)
+        | st.text("0123456789abcdefABCDEF_ é", min_size=15, max_size=15)
+        | SEQUENCES.map(lambda number: generated_id(number, 7))
+    )
+)
+def test_many_ids_are_read_as_each_is_by_itself(texts: list[str]) -> None:
+    expected = [sequence_of(text, 7) for text in texts]
+    assert sequences_of(texts, 7).tolist() == [-1 if number is None else number for number in expected]
 
 
 @given(text=st.text(max_size=16) | st.text("0123456789abcdefABCDEF_x", min_size=15, max_size=15))
