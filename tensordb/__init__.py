@@ -1,31 +1,41 @@
 """A tensor database for PyTorch, embedded like DuckDB or SQLite: open a folder, store tensors, ask in SQL."""
 
-from tensordb.datasets.record import Page, Record
-from tensordb.datasets.statistics import CompressionStats
-from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
-from tensordb.errors import (
-    AlreadyExistsError,
-    CheckpointNotFoundError,
-    ConflictError,
-    DatabaseBusyError,
-    DatasetNotFoundError,
-    FormatError,
-    IntegrityError,
-    InvalidInputError,
-    InvalidQueryError,
-    MissingDependencyError,
-    NotFoundError,
-    ReadOnlyError,
-    SchemaValidationError,
-    StorageFullError,
-    StoreError,
-    TensorDBError,
-    TensorNotFoundError,
-    UnknownPresetError,
-)
-from tensordb.maintenance import DamagedRecord, VerifyReport
-from tensordb.model import Encoding, MeasuredError, TensorSpec
-from tensordb.storage import TensorStorage
+import gc as _gc
+
+# Making some ten thousand functions and classes would set off a full collection of all that torch has made, which finds
+# nothing and takes as long as all of this.
+_collecting = _gc.isenabled()
+_gc.disable()
+try:
+    from tensordb.datasets.record import Page, Record
+    from tensordb.datasets.statistics import CompressionStats
+    from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
+    from tensordb.errors import (
+        AlreadyExistsError,
+        CheckpointNotFoundError,
+        ConflictError,
+        DatabaseBusyError,
+        DatasetNotFoundError,
+        FormatError,
+        IntegrityError,
+        InvalidInputError,
+        InvalidQueryError,
+        MissingDependencyError,
+        NotFoundError,
+        ReadOnlyError,
+        SchemaValidationError,
+        StorageFullError,
+        StoreError,
+        TensorDBError,
+        TensorNotFoundError,
+        UnknownPresetError,
+    )
+    from tensordb.maintenance import DamagedRecord, VerifyReport
+    from tensordb.model import Encoding, MeasuredError, TensorSpec
+    from tensordb.storage import TensorStorage
+finally:
+    if _collecting:
+        _gc.enable()
 
 __version__ = "0.1.0"
 
