@@ -30,8 +30,6 @@ _SCALARS = {
     "VARCHAR": pa.string(),
 }
 
-_OBJECT_TYPES = {"segment": pa.int64(), "position": pa.int64(), "payload": pa.binary()}
-
 _EXACT: dict[str, set[type]] = {
     "BOOLEAN": {bool, type(None)},
     "DOUBLE": {float, type(None)},
@@ -87,8 +85,7 @@ def table_of(new: NewRecords, kind: FieldType | None) -> pa.Table:
 
 def objects_table(new: Sequence[NewObject]) -> pa.Table:
     """Return the columns of new objects, in the order of the table's."""
-    columns = zip(*new, strict=True)
-    return pa.table({n: pa.array(c, _OBJECT_TYPES.get(n)) for n, c in zip(new[0]._fields, columns, strict=True)})
+    return pa.table(dict(zip(new[0]._fields, map(pa.array, zip(*new, strict=True)), strict=True)))
 
 
 def _struct_array(values: Sequence[dict[str, Any] | None], kind: StructOf) -> pa.Array:

@@ -93,7 +93,8 @@ def create(
     con.execute(f"""
         CREATE TABLE {row.table} (
             seq BIGINT PRIMARY KEY, record_id VARCHAR UNIQUE, created_at TIMESTAMP, object_id BLOB, page_row INTEGER,
-            spec_id INTEGER, document BLOB USING COMPRESSION uncompressed{f", metadata {struct}" if struct else ""})""")
+            spec_id INTEGER, document BLOB USING COMPRESSION uncompressed,
+            payload BLOB USING COMPRESSION uncompressed{f", metadata {struct}" if struct else ""})""")
     _create_view(con, row)
     return row
 

@@ -42,7 +42,7 @@ class Mirror:
         self._numbers = numbers[self._order]
         created = columns["created_at"].to_numpy(zero_copy_only=False).astype("datetime64[us]")
         self._arrays = [numbers, created, columns["page_row"].to_numpy(), columns["spec_id"].to_numpy()]
-        self._values = [_Column(columns[name]) for name in ("record_id", "object_id", "document")]
+        self._values = [_Column(columns[name]) for name in ("record_id", "object_id", "document", "payload")]
         self._row = row
 
     @classmethod
@@ -78,9 +78,9 @@ class Mirror:
     def _rows(self, places: Numbers, generated: Sequence[str]) -> list[tuple[RecordRow, str | None]]:
         """Return the rows with their generated ids, each with the user's own id if it has one."""
         seq, created, page_row, spec_id = (column[places].tolist() for column in self._arrays)
-        own, object_id, document = (column.pick(places) for column in self._values)
+        own, object_id, document, payload = (column.pick(places) for column in self._values)
         page_row = [None if number < 0 else number for number in page_row]
-        rows = map(RecordRow, seq, generated, created, object_id, page_row, spec_id, document)
+        rows = map(RecordRow, seq, generated, created, object_id, page_row, spec_id, document, payload)
         return list(zip(rows, own, strict=True))
 
 
@@ -89,17 +89,23 @@ class _Column:
 
     def __init__(self, column: pa.Array) -> None:
         self._column = column
+        self._empty = column.null_count == len(column)
         self._offsets: np.ndarray[Any, Any] | None = None
-        if str(column.type) == "binary" and not column.null_count and len(column):
-            _, offsets, data = column.buffers()
-            self._offsets = np.frombuffer(offsets, np.int32)[column.offset :]
+        if not self._empty and str(column.type) == "binary":
+            validity, offsets, data = column.buffers()
+            first, last = column.offset, column.offset + len(column)
+            self._offsets = np.frombuffer(offsets, np.int32)[first : last + 1]
             self._data = memoryview(data)
+            bits = None if validity is None else np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")
+            self._valid = np.ones(len(column), bool) if bits is None else bits[first:last].astype(bool)
 
     def pick(self, places: Numbers) -> list[Any]:
-        """Return the values at these places."""
-        if self._offsets is not None:
-            starts, ends = self._offsets[places].tolist(), self._offsets[places + 1].tolist()
-            return [bytes(self._data[start:end]) for start, end in zip(starts, ends, strict=True)]
-        if self._column.null_count == len(self._column):
+        """Return the values at these places, None for nulls."""
+        if self._empty:
             return [None] * len(places)
-        return [self._column[place].as_py() for place in places.tolist()]
+        if self._offsets is None:
+            return [self._column[place].as_py() for place in places.tolist()]
+        spans = zip(self._offsets[places].tolist(), self._offsets[places + 1].tolist(), strict=True)
+        picked = [bytes(self._data[start:end]) for start, end in spans]
+        valid = self._valid[places]
+        return picked if valid.all() else [each if ok else None for each, ok in zip(picked, valid, strict=True)]

@@ -1,4 +1,7 @@
-"""SQL for the table of objects: where each payload is, how many records name it, and what was applied to it."""
+"""SQL for the table of objects: where each payload is, how many records name it, and what was applied to it.
+
+A payload that lies inline in its record's row is in no other record and has no row here.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,12 @@ _FEW = 4
 
 
 class ObjectRow(NamedTuple):
-    """Where an object's payload is: in a segment, or inline in `payload`."""
+    """Where an object's payload is."""
 
     object_id: bytes
     stored_nbytes: int
-    segment: int | None
-    position: int | None
-    payload: bytes | None
+    segment: int
+    position: int
 
 
 class NewObject(NamedTuple):
@@ -29,9 +31,8 @@ class NewObject(NamedTuple):
 
     Attributes:
         refs: How many records of this write name it.
-        segment: Segment that holds the payload, None when it is inline.
+        segment: Segment that holds the payload.
         position: Byte offset of the payload in its segment.
-        payload: The payload itself when it is inline.
     """
 
     object_id: bytes
@@ -43,12 +44,11 @@ class NewObject(NamedTuple):
     quantization: str
     relative_l2: float
     max_abs: float
-    segment: int | None
-    position: int | None
-    payload: bytes | None
+    segment: int
+    position: int
 
 
-_LOCATION = "object_id, stored_nbytes, segment, position, payload"
+_LOCATION = "object_id, stored_nbytes, segment, position"
 
 
 def fetch(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[bytes, ObjectRow]:
@@ -63,11 +63,10 @@ def fetch(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[b
     return {row[0]: ObjectRow(*row) for row in found.fetchall()}
 
 
-def in_segments(con: duckdb.DuckDBPyConnection, table: str, limit: int) -> dict[bytes, ObjectRow]:
-    """Return up to `limit` objects that a record table names and whose payloads are in segments."""
+def named_by(con: duckdb.DuckDBPyConnection, table: str, limit: int) -> dict[bytes, ObjectRow]:
+    """Return up to `limit` objects that a record table names."""
     rows = con.execute(
-        f"SELECT {_LOCATION} FROM tensordb.objects WHERE segment IS NOT NULL "
-        f"AND object_id IN (SELECT object_id FROM {table}) LIMIT {limit}"
+        f"SELECT {_LOCATION} FROM tensordb.objects WHERE object_id IN (SELECT object_id FROM {table}) LIMIT {limit}"
     ).fetchall()
     return {row[0]: ObjectRow(*row) for row in rows}
 
@@ -115,19 +114,6 @@ def release(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) -> None
     )
 
 
-def inline_nbytes(con: duckdb.DuckDBPyConnection) -> int:
-    """Return the bytes of all inline payloads."""
-    return int(
-        scalar(con.execute("SELECT coalesce(sum(stored_nbytes), 0) FROM tensordb.objects WHERE segment IS NULL"))
-    )
-
-
-def inline(con: duckdb.DuckDBPyConnection, limit: int) -> list[ObjectRow]:
-    """Return up to `limit` objects whose payloads are inline."""
-    rows = con.execute(f"SELECT {_LOCATION} FROM tensordb.objects WHERE segment IS NULL LIMIT {limit}").fetchall()
-    return [ObjectRow(*row) for row in rows]
-
-
 def in_segment(con: duckdb.DuckDBPyConnection, segment: int) -> list[ObjectRow]:
     """Return the objects whose payloads are in a segment, in the order of their places."""
     rows = con.execute(
@@ -138,24 +124,22 @@ def in_segment(con: duckdb.DuckDBPyConnection, segment: int) -> list[ObjectRow]:
 
 def live_nbytes(con: duckdb.DuckDBPyConnection) -> dict[int, int]:
     """Return the bytes of live payloads in each segment."""
-    rows = con.execute(
-        "SELECT segment, sum(stored_nbytes) FROM tensordb.objects WHERE segment IS NOT NULL GROUP BY segment"
-    ).fetchall()
+    rows = con.execute("SELECT segment, sum(stored_nbytes) FROM tensordb.objects GROUP BY segment").fetchall()
     return {segment: int(total) for segment, total in rows}
 
 
 def move(con: duckdb.DuckDBPyConnection, found: Sequence[ObjectRow], places: Sequence[tuple[int, int]]) -> int:
-    """Point objects to new (segment, position) places; a payload that was inline leaves the catalog.
+    """Point objects to new (segment, position) places.
 
     Returns:
         How many were still where they had been found: the others were deleted or moved meanwhile, and stay as they are.
     """
     count = con.execute(
-        "UPDATE tensordb.objects SET segment = moved.segment, position = moved.position, payload = NULL "
+        "UPDATE tensordb.objects SET segment = moved.segment, position = moved.position "
         "FROM (SELECT unnest(?::BLOB[]) AS object_id, unnest(?::BIGINT[]) AS old_segment, "
         "unnest(?::BIGINT[]) AS old_position, unnest(?::BIGINT[]) AS segment, unnest(?::BIGINT[]) AS position) moved "
-        "WHERE objects.object_id = moved.object_id AND objects.segment IS NOT DISTINCT FROM moved.old_segment "
-        "AND objects.position IS NOT DISTINCT FROM moved.old_position",
+        "WHERE objects.object_id = moved.object_id AND objects.segment = moved.old_segment "
+        "AND objects.position = moved.old_position",
         [
             [row.object_id for row in found],
             [row.segment for row in found],
@@ -187,7 +171,7 @@ def totals(con: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> list[Total]
     """
     if not tables:
         return []
-    named = " UNION ALL ".join(f"SELECT object_id, spec_id FROM {table}" for table in tables)
+    named = " UNION ALL ".join(f"SELECT object_id, spec_id FROM {table} WHERE payload IS NULL" for table in tables)
     rows = con.execute(f"""
         WITH named AS (
             SELECT r.object_id, count(*) AS records, sum(s.nbytes) AS nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -23,12 +24,12 @@ Result = TypeVar("Result")
 _DENSE = 4
 """Sequence numbers that fill at least one `_DENSE`-th of their range are fetched as a range."""
 
-RECORD_COLUMNS = "seq, record_id, created_at, object_id, page_row, spec_id, document"
+RECORD_COLUMNS = "seq, record_id, created_at, object_id, page_row, spec_id, document, payload"
 _INTERNAL = (
     "r.seq AS _seq, r.record_id AS _record_id, r.object_id AS _object_id, r.page_row AS _page_row, "
-    "r.spec_id AS _spec_id, r.document AS _document, "
+    "r.spec_id AS _spec_id, r.document AS _document, r.payload AS _payload, "
 )
-_FROM_INTERNAL = "_seq, _record_id, created_at, _object_id, _page_row, _spec_id, _document"
+_FROM_INTERNAL = "_seq, _record_id, created_at, _object_id, _page_row, _spec_id, _document, _payload"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ class Selection:
 
 
 class RecordRow(NamedTuple):
-    """One record as the catalog knows it; `page_row` is None for a whole object, `created_at` is UTC without zone."""
+    """One record as the catalog knows it.
+
+    Attributes:
+        created_at: UTC without zone.
+        page_row: Row in the object, None for a whole one.
+        payload: The object's payload when it lies inline, else None.
+    """
 
     seq: int
     record_id: str
@@ -58,6 +65,15 @@ class RecordRow(NamedTuple):
     page_row: int | None
     spec_id: int
     document: bytes | None
+    payload: bytes | None
+
+    @property
+    def source(self) -> bytes:
+        """What its stored bytes are told from others by: the object id, or the bytes themselves when inline.
+
+        Records of equal content have one object id, but when inline each its own bytes, of which some may be damaged.
+        """
+        return self.object_id if self.payload is None else self.payload
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,7 @@ class NewRecords:
         spec_ids: Spec of each record's tensor.
         documents: Normalized metadata of each record.
         packed: Stored form of each.
+        payload: The payload of a single record that is to be inline.
         prepared: Both as Arrow columns, when they were made ahead; of use if they have the dataset's types.
     """
 
@@ -82,6 +99,7 @@ class NewRecords:
     spec_ids: np.ndarray[Any, np.dtype[np.int64]]
     documents: Sequence[dict[str, Any] | None]
     packed: Sequence[bytes | None]
+    payload: bytes | None = None
     prepared: MetadataColumns | None = None
 
 
@@ -102,10 +120,10 @@ def _insert_one(
     page_row = int(new.page_rows[0])
     places = [bytes(new.object_ids[0]), None if page_row < 0 else page_row, int(new.spec_ids[0])]
     record_id = None if new.record_ids is None else new.record_ids[0]
-    values: list[Any] = [new.first, record_id, created, *places, new.packed[0]]
+    values: list[Any] = [new.first, record_id, created, *places, new.packed[0], new.payload]
     if row.columns is not None:
         values.append(fields.coerce(document or None, row.columns))
-    marks = ", ".join("?" * 7) + (f", ?::{struct}" if struct else "")
+    marks = ", ".join("?" * 8) + (f", ?::{struct}" if struct else "")
     run(con, f"INSERT INTO {row.table} VALUES ({marks})", values)
 
 
@@ -117,7 +135,7 @@ def _insert_many(
     con.register("incoming_records", arrow.table_of(new, row.columns))
     try:
         con.execute(
-            f"INSERT INTO {row.table} SELECT seq, record_id, ?, object_id, page_row, spec_id, document"
+            f"INSERT INTO {row.table} SELECT seq, record_id, ?, object_id, page_row, spec_id, document, NULL"
             f"{', metadata' if struct else ''} FROM incoming_records",
             [created],
         )
@@ -220,19 +238,18 @@ def set_document(con: duckdb.DuckDBPyConnection, row: DatasetRow, seq: int, docu
 
 
 def delete(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> dict[bytes, int]:
-    """Delete records by sequence number; return how many named each object."""
+    """Delete records by sequence number; return how many named each object, inline ones left out."""
     rows = con.execute(
-        f"DELETE FROM {row.table} WHERE seq IN (SELECT unnest(?::BIGINT[])) RETURNING object_id", [list(numbers)]
+        f"DELETE FROM {row.table} WHERE seq IN (SELECT unnest(?::BIGINT[])) RETURNING object_id, payload IS NULL",
+        [list(numbers)],
     ).fetchall()
-    counts: dict[bytes, int] = {}
-    for (object_id,) in rows:
-        counts[object_id] = counts.get(object_id, 0) + 1
-    return counts
+    return dict(Counter(object_id for object_id, named in rows if named))
 
 
 def references(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> dict[bytes, int]:
-    """Return how many records of a dataset name each object."""
-    return dict(con.execute(f"SELECT object_id, count(*) FROM {row.table} GROUP BY object_id").fetchall())
+    """Return how many records of a dataset name each object, inline ones left out."""
+    text = f"SELECT object_id, count(*) FROM {row.table} WHERE payload IS NULL GROUP BY object_id"
+    return dict(con.execute(text).fetchall())
 
 
 def _run(

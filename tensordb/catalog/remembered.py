@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import duckdb
 
-from tensordb.catalog import datasets, documents, objects, records, specs
+from tensordb.catalog import datasets, documents, inline, objects, records, specs
 from tensordb.catalog.datasets import DatasetRow
+from tensordb.catalog.inline import InlinePayloads
 from tensordb.catalog.mirror import FEWEST, MAX_OBJECTS, MAX_RECORDS, WORTH_IT, Mirror
 from tensordb.catalog.objects import ObjectRow
 from tensordb.catalog.records import RecordRow, Selection
@@ -25,7 +26,7 @@ class Remembered:
     def __init__(self) -> None:
         self._datasets: dict[str, DatasetRow] = {}
         self._last_seq: dict[int, int | None] = {}
-        self._inline_nbytes: int | None = None
+        self._inline: dict[int, InlinePayloads] = {}
         self._spec_ids: dict[TensorSpec, int] = {}
         self._lookups: dict[int, int] = {}
         self._counts: dict[int, int] = {}
@@ -99,20 +100,15 @@ class Remembered:
         """Remember the largest sequence number after an insert."""
         self._last_seq[row.dataset_id] = seq
 
-    def inline_nbytes(self, con: duckdb.DuckDBPyConnection) -> int:
-        """Return the bytes of inline payloads."""
-        if self._inline_nbytes is None:
-            self._inline_nbytes = objects.inline_nbytes(con)
-        return self._inline_nbytes
+    def inline(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> InlinePayloads:
+        """Return what there is of a dataset's small payloads, to be kept up to date by who adds to them."""
+        if row.dataset_id not in self._inline:
+            self._inline[row.dataset_id] = inline.payloads_of(con, row)
+        return self._inline[row.dataset_id]
 
-    def add_inline_nbytes(self, nbytes: int) -> None:
-        """Count an inline payload that was just inserted."""
-        if self._inline_nbytes is not None:
-            self._inline_nbytes += nbytes
-
-    def forget_inline_nbytes(self) -> None:
-        """Have the bytes of inline payloads summed again after objects were deleted or moved."""
-        self._inline_nbytes = None
+    def forget_inline(self) -> None:
+        """Have small payloads looked up again after records were deleted or payloads moved."""
+        self._inline.clear()
 
     def spec_id(self, con: duckdb.DuckDBPyConnection, spec: TensorSpec, nbytes: int) -> int:
         """Return the number of a spec, adding it when it is new (inside a write)."""
@@ -137,5 +133,5 @@ class Remembered:
                 return None
             self._mirrors[key] = Mirror.of(con, row) if count <= MAX_RECORDS else None
             if self._mirrors[key] is not None and len(self._objects) < MAX_OBJECTS:
-                self._objects.update(objects.in_segments(con, row.table, MAX_OBJECTS))
+                self._objects.update(objects.named_by(con, row.table, MAX_OBJECTS))
         return self._mirrors[key]

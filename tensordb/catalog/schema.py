@@ -49,8 +49,7 @@ def core_tables(con: duckdb.DuckDBPyConnection) -> None:
         CREATE TABLE tensordb.objects (
             object_id BLOB PRIMARY KEY, content_id BLOB USING COMPRESSION uncompressed, refs BIGINT,
             raw_nbytes BIGINT, stored_nbytes BIGINT, compression VARCHAR, quantization VARCHAR,
-            relative_l2 DOUBLE, max_abs DOUBLE, segment BIGINT, position BIGINT,
-            payload BLOB USING COMPRESSION uncompressed)""")
+            relative_l2 DOUBLE, max_abs DOUBLE, segment BIGINT, position BIGINT)""")
 
 
 def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:

@@ -98,7 +98,7 @@ def delete_where(db: Database, name: str, selection: Selection) -> int:
 def _delete(db: Database, con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> None:
     objects.release(con, records.delete(con, row, numbers))
     db.catalog.known.forget_sequence(row)
-    db.catalog.known.forget_inline_nbytes()
+    db.catalog.known.forget_inline()
 
 
 def _record(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_id: str) -> RecordRow:

@@ -6,9 +6,7 @@ Everything is checked, encoded and written before the catalog is held; one write
 from __future__ import annotations
 
 import datetime as dt
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +15,7 @@ import duckdb
 import torch
 
 from tensordb import tensors
-from tensordb.catalog import datasets, ids, records
+from tensordb.catalog import datasets, ids, inline, records
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.fields import StructOf
 from tensordb.catalog.records import NewRecords
@@ -26,20 +24,12 @@ from tensordb.datasets.incoming import Incoming
 from tensordb.datasets.lookup import check_id
 from tensordb.datasets.metadata import MetadataColumn, metadata_length
 from tensordb.datasets.schema import DatasetSchema
-from tensordb.encoding.pipeline import EncodedTensor, encode
+from tensordb.datasets.writing import written
+from tensordb.encoding.pipeline import encode
 from tensordb.encoding.presets import CompressionConfig
-from tensordb.engine import Database, Stored
+from tensordb.engine import Database
 from tensordb.errors import AlreadyExistsError, DatasetNotFoundError, InvalidInputError, SchemaValidationError
 from tensordb.model import TensorSpec
-
-_ENCODERS = 2
-"""Batches encoded at a time: the work is mostly outside of the GIL, but not all of it."""
-_AHEAD_NBYTES = 64 << 20
-"""Raw bytes that may be encoded at a time, and at least one batch."""
-_SYNCED_NBYTES = 32 << 20
-"""Payload bytes that are synced while others are encoded; what is left at the end is then soon durable."""
-_BEHIND = 2
-"""Batches that may wait to be written while others are encoded."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +80,13 @@ class Inserter:
         encoded = encode(owned, settings.config or default)
         incoming = Incoming()
         with self._db.payloads.writing():
-            known = self._db.writer.is_stored(encoded)
+            small = encoded.nbytes <= inline.MAX_NBYTES  # belongs into the record's row, or is looked for there
+            known = small or self._db.writer.is_stored(encoded)
             incoming.add(Batch([0], owned, False), self._db.writer.append(encoded, known=known))
-            self._make_durable()
+            if not known:
+                self._make_durable()
             try:
-                return self._commit(name, settings, incoming, given, column, guess=not known)[0]
+                return self._commit(name, settings, incoming, given, column, small=small, guess=not known)[0]
             except _ObjectExistsError:  # an equal tensor was stored before, which is rare enough to try without a look
                 return self._commit(name, settings, incoming, given, column)[0]
 
@@ -115,7 +107,7 @@ class Inserter:
         incoming = Incoming()
         with self._db.payloads.writing(), _progress_bar(progress, expected, f"insert into {name}") as bar:
             checked = _checked(batches(source), settings)
-            for batch, stored in self._stored(checked, settings.config or default):
+            for batch, stored in written(self._db, checked, settings.config or default):
                 incoming.add(batch, stored)
                 column.take(len(batch.positions))
                 if bar is not None:
@@ -129,39 +121,6 @@ class Inserter:
             column.prepare(settings.fields)
             self._make_durable()
             return self._commit(name, settings, incoming, given, column)
-
-    def _stored(self, source: Iterator[Batch], config: CompressionConfig) -> Iterator[tuple[Batch, Stored]]:
-        """Encode and write batches in the background, some at a time."""
-        encoding: deque[tuple[Batch, Future[EncodedTensor]]] = deque()
-        writing: deque[tuple[Batch, Future[Stored]]] = deque()
-        ahead = unsynced = 0
-        with ThreadPoolExecutor(_ENCODERS) as encoders, ThreadPoolExecutor(1) as appender:
-
-            def advance() -> int:
-                """Hand the oldest batch from the encoders to the appender."""
-                nonlocal unsynced
-                batch, future = encoding.popleft()
-                encoded = future.result()
-                # Asked in this thread: inside a transaction no other one can.
-                known = not batch.is_page and self._db.writer.is_stored(encoded)
-                writing.append((batch, appender.submit(self._db.writer.append, encoded, known=known)))
-                unsynced += encoded.nbytes
-                if unsynced >= _SYNCED_NBYTES:
-                    appender.submit(self._db.payloads.flush)
-                    unsynced = 0
-                return batch.tensor.nbytes
-
-            for batch in source:
-                while encoding and (len(encoding) > _ENCODERS or ahead + batch.tensor.nbytes > _AHEAD_NBYTES):
-                    ahead -= advance()
-                encoding.append((batch, encoders.submit(encode, batch.tensor, config, page=batch.is_page)))
-                ahead += batch.tensor.nbytes
-                while len(writing) > _BEHIND:
-                    yield _finished(writing)
-            while encoding:
-                advance()
-            while writing:
-                yield _finished(writing)
 
     def _make_durable(self) -> None:
         # Outside of the catalog's block; the commit does it again for what a transaction left pending.
@@ -183,6 +142,7 @@ class Inserter:
         record_ids: list[str] | None,
         column: MetadataColumn,
         *,
+        small: bool = False,
         guess: bool = False,
     ) -> list[str]:
         with self._db.catalog.write(f"inserting into {name!r}") as con:
@@ -195,8 +155,28 @@ class Inserter:
                 _check_free(con, row, record_ids)
             row = datasets.adapt_fields(con, row, column.fields)
             self._db.catalog.known.remember_dataset(row)
-            self._name(con, incoming, guess=guess and not self._db.catalog.in_transaction)
-            return self._insert_rows(con, row, incoming, record_ids, column)
+            payload = self._payload_inline(con, row, incoming) if small else None
+            if payload is None:
+                if not small:  # it may bring small objects as well
+                    self._db.catalog.known.forget_inline()
+                self._name(con, incoming, guess=guess and not self._db.catalog.in_transaction)
+            return self._insert_rows(con, row, incoming, record_ids, column, payload)
+
+    def _payload_inline(self, con: duckdb.DuckDBPyConnection, row: DatasetRow, incoming: Incoming) -> bytes | None:
+        """Return the payload for the new record's row; None when its object is to be named instead.
+
+        A record that holds an equal payload gives it up, so that both can name one object.
+        """
+        ((object_id, stored),) = incoming.stored.items()
+        encoded = stored.encoded
+        held = self._db.catalog.known.inline(con, row)
+        if object_id in held.places:
+            taken = inline.take_out(con, row, [held.places[object_id]])
+            incoming.refs[object_id] += len(taken)
+            held.take_out(object_id, encoded.nbytes)
+        elif object_id not in held.named and held.has_room(encoded.nbytes):
+            return b"".join(encoded.buffers)
+        return None
 
     def _name(self, con: duckdb.DuckDBPyConnection, incoming: Incoming, *, guess: bool) -> None:
         try:
@@ -213,24 +193,22 @@ class Inserter:
         incoming: Incoming,
         record_ids: list[str] | None,
         column: MetadataColumn,
+        payload: bytes | None,
     ) -> list[str]:
         catalog = self._db.catalog
         numbers = {spec: catalog.known.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in incoming.specs()}
         object_ids, page_rows, spec_ids = incoming.columns(numbers)
         first = ids.first_sequence(catalog.known.last_seq(con, row))
         last = first + len(object_ids) - 1
-        metadata = (column.documents, column.packed, column.prepared)
+        metadata = (column.documents, column.packed, payload, column.prepared)
         new = NewRecords(first, record_ids, object_ids, page_rows, spec_ids, *metadata)
         records.insert(con, row, new)
         catalog.known.advance(row, last)
+        if payload is not None:
+            catalog.known.inline(con, row).add(bytes(object_ids[0]), first, len(payload))
         # Two processes may give the same number, but not to the same object: of these only one is committed.
         catalog.expect((f"SELECT 1 FROM {row.table} WHERE seq = ? AND object_id = ?", [last, bytes(object_ids[-1])]))
         return record_ids or ids.generated_ids(first, last, row.nonce)
-
-
-def _finished(writing: deque[tuple[Batch, Future[Stored]]]) -> tuple[Batch, Stored]:
-    batch, future = writing.popleft()
-    return batch, future.result()
 
 
 class _ObjectExistsError(Exception):

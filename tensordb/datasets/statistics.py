@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tensordb.catalog import datasets, objects, records
+import duckdb
+
+from tensordb.catalog import datasets, inline, objects, records
+from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.objects import Total
 from tensordb.catalog.records import Selection
 from tensordb.datasets.record import html_table
+from tensordb.encoding.pipeline import PayloadReader
 from tensordb.engine import Database
 from tensordb.model import MeasuredError
 
@@ -95,7 +100,7 @@ def compression_stats(db: Database, name: str | None) -> CompressionStats:
     with db.catalog.read() as con:
         rows = datasets.fetch_all(con) if name is None else [db.catalog.known.dataset(con, name)]
         count = sum(records.count(con, row, Selection()) for row in rows)
-        totals = objects.totals(con, [row.table for row in rows])
+        totals = _merged([*objects.totals(con, [row.table for row in rows]), *_inline_totals(con, rows)])
     return CompressionStats(
         dataset=name,
         records=count,
@@ -107,6 +112,43 @@ def compression_stats(db: Database, name: str | None) -> CompressionStats:
             max((each.relative_l2 for each in totals), default=0.0), max((each.max_abs for each in totals), default=0.0)
         ),
     )
+
+
+def _inline_totals(con: duckdb.DuckDBPyConnection, rows: Sequence[DatasetRow]) -> Iterator[Total]:
+    """Yield a total for each record whose payload lies inline: only its own header says what was applied."""
+    for row in rows:
+        for each in inline.rows_of(con, row):
+            applied = PayloadReader(each.payload).encoding
+            yield Total(
+                compression=applied.compression,
+                quantization=applied.quantization,
+                objects=1,
+                records=1,
+                original_nbytes=each.nbytes,
+                stored_nbytes=len(each.payload),
+                relative_l2=applied.error.relative_l2,
+                max_abs=applied.error.max_abs,
+            )
+
+
+def _merged(totals: Sequence[Total]) -> list[Total]:
+    """Return one total for each compression and quantization, largest first."""
+    alike: dict[tuple[str, str], list[Total]] = {}
+    for each in totals:
+        alike.setdefault((each.compression, each.quantization), []).append(each)
+    merged = [
+        Total(
+            *key,
+            objects=sum(each.objects for each in group),
+            records=sum(each.records for each in group),
+            original_nbytes=sum(each.original_nbytes for each in group),
+            stored_nbytes=sum(each.stored_nbytes for each in group),
+            relative_l2=max(each.relative_l2 for each in group),
+            max_abs=max(each.max_abs for each in group),
+        )
+        for key, group in alike.items()
+    ]
+    return sorted(merged, key=lambda total: -total.stored_nbytes)
 
 
 def _share(total: Total) -> Share:

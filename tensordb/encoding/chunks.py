@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,17 @@ class Chunks:
             return np.frombuffer(self.payload, np.float32, stop - start, offset + 4 * start)
 
         return read
+
+    def content(self) -> Iterator[Any]:
+        """Yield the bytes of the codes, part by part, and those of the quantization parameters."""
+        for index in range(self.layout.batches):
+            first, last = self.layout.batch_chunks(index)
+            begin, end = self.layout.span(first, last)
+            codes = np.empty(end - begin, np.uint8)
+            self.read_codes(first, last, codes)
+            yield codes
+        for frame in range(self.layout.chunks * self.layout.group_count, len(self.frames)):
+            yield self.frames.verified(frame)
 
     def verify(self) -> None:
         """Check every frame and that all of them decode.

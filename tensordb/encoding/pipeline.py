@@ -6,7 +6,7 @@ needs the payload and nothing of today's settings. Pure functions of bytes: no I
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,13 +89,16 @@ def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
 
 
 def _content_id(stored: Stored) -> bytes:
-    """Return BLAKE3-256 over the spec, the quantizer, and the bytes of codes and parameters."""
     quantizer = stage_record(stored.quantizer)
+    return _hashed(Descriptor(stored.spec, stored.page, quantizer), map(byte_view, (stored.codes, *stored.parameters)))
+
+
+def _hashed(stored: Descriptor, arrays: Iterable[Any]) -> bytes:
+    """Return BLAKE3-256 over the spec, the quantizer, and the bytes of codes and parameters."""
     # A lossless page is the same content as the same tensor in one piece; a quantized one has other parameters.
-    page = stored.page and stored.quantizer is not None
-    digest = blake3(b"tensordb content 1\0" + Descriptor(stored.spec, page, quantizer).pack())
-    data: Any
-    for data in map(byte_view, (stored.codes, *stored.parameters)):
+    page = stored.page and bool(stored.quantizer.id)
+    digest = blake3(b"tensordb content 1\0" + Descriptor(stored.spec, page, stored.quantizer).pack())
+    for data in arrays:
         digest.update(data)
     return digest.digest(_CONTENT_ID_BYTES)
 
@@ -192,6 +195,14 @@ class PayloadReader:
         for frame in range(len(chunks.frames)):
             chunks.frames.verified(frame)
         return view_of(chunks.payload[span[0] : span[1]], self.spec)
+
+    def content_id(self) -> bytes:
+        """Return the 32 bytes that `encode` gave for the content, from what is stored.
+
+        Raises:
+            IntegrityError: if a frame is damaged.
+        """
+        return _hashed(self._chunks.descriptor, self._chunks.content())
 
     def verify(self) -> None:
         """Check every frame and that all of them decode, keeping nothing.

@@ -1,7 +1,7 @@
 """From catalog rows to tensors.
 
 The catalog says where an object is, its block ends, and decoding goes on without it. Readers of payloads are
-remembered by object id: an object never changes, so a remembered reader is never stale.
+remembered by what they read, which never changes, so a remembered reader is never stale.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Located:
 
     def encoding_of(self, row: RecordRow) -> Encoding:
         """Return what was applied to a record."""
-        return self.sources[row.object_id].encoding
+        return self.sources[row.source].encoding
 
 
 class ObjectReader:
@@ -91,23 +91,24 @@ class ObjectReader:
         missing: dict[bytes, RecordRow] = {}
         with self._lock:
             for row in rows:
-                known = self._remembered.get(row.object_id)
+                known = self._remembered.get(row.source)
                 if known is None:
-                    missing.setdefault(row.object_id, row)
+                    missing.setdefault(row.source, row)
                 else:
-                    sources[row.object_id] = known
+                    sources[row.source] = known
         if missing:
-            found = self._catalog.known.objects(con, list(missing))
-            for object_id, row in missing.items():
+            named = [row.object_id for row in missing.values() if row.payload is None]
+            found = self._catalog.known.objects(con, named) if named else {}
+            for key, row in missing.items():
                 with _naming(dataset, row, None):
-                    sources[object_id] = self._open(row, found.get(object_id))
+                    sources[key] = self._open(row, found.get(row.object_id))
             self._remember({key: sources[key] for key in missing})
         return Located(dataset, rows, sources)
 
     def tensor(self, located: Located, *, index: Any = None, out: torch.Tensor | None = None) -> torch.Tensor:
         """Decode the only record of `located`, or what `index` picks of it, into `out` when given."""
         row = located.rows[0]
-        source = located.sources[row.object_id]
+        source = located.sources[row.source]
         with _naming(located.dataset, row, source.location):
             self._check(source)
             return _decode_one(source.reader, row.page_row, index, out)
@@ -121,7 +122,7 @@ class ObjectReader:
             if row.page_row is None:
                 whole.append(position)
             else:
-                paged.setdefault(row.object_id, []).append(position)
+                paged.setdefault(row.source, []).append(position)
         for position, tensor in zip(whole, self._decode_whole(located, whole), strict=True):
             result[position] = tensor
         if paged:
@@ -130,7 +131,7 @@ class ObjectReader:
 
     def reopen(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> Source:
         """Find a record's object inside a catalog block, past everything remembered."""
-        found = objects.fetch(con, [row.object_id]).get(row.object_id)
+        found = objects.fetch(con, [row.object_id]).get(row.object_id) if row.payload is None else None
         with _naming(dataset, row, None):
             return self._open(row, found)
 
@@ -148,7 +149,7 @@ class ObjectReader:
 
     def _decode_whole(self, located: Located, positions: Sequence[int]) -> Iterable[torch.Tensor]:
         rows = [located.rows[position] for position in positions]
-        nbytes = sum(located.sources[row.object_id].encoding.original_nbytes for row in rows)
+        nbytes = sum(located.encoding_of(row).original_nbytes for row in rows)
         if len(rows) < 2 or nbytes < _PARALLEL_NBYTES:
             return [self._decode_row(located, row) for row in rows]
         decoded: list[torch.Tensor] = [torch.empty(0)] * len(rows)
@@ -160,7 +161,7 @@ class ObjectReader:
         return decoded
 
     def _decode_row(self, located: Located, row: RecordRow) -> torch.Tensor:
-        source = located.sources[row.object_id]
+        source = located.sources[row.source]
         with _naming(located.dataset, row, source.location):
             self._check(source)
             return _decode_one(source.reader, row.page_row, None, None)
@@ -197,16 +198,14 @@ class ObjectReader:
             self._payloads.check(source.location)
 
     def _open(self, row: RecordRow, found: ObjectRow | None) -> Source:
-        if found is None:
-            raise IntegrityError("the catalog has no such object")
         location = None
         payload: memoryview | bytes
-        if found.segment is None:
-            if found.payload is None:
-                raise IntegrityError("the catalog has neither a payload nor a place for it")
-            payload = found.payload
+        if row.payload is not None:
+            payload = row.payload
+        elif found is None:
+            raise IntegrityError("the catalog has no such object")
         else:
-            location = Location(found.segment, found.position or 0, found.stored_nbytes)
+            location = Location(found.segment, found.position, found.stored_nbytes)
             payload = self._payloads.read(location)
         reader = _opened(payload)
         return Source(reader, location, _per_record(reader, row.page_row))

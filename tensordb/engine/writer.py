@@ -12,15 +12,11 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from tensordb.catalog import objects
+from tensordb.catalog.inline import MAX_NBYTES
 from tensordb.catalog.objects import NewObject
 from tensordb.catalog.session import Catalog
 from tensordb.encoding.pipeline import EncodedTensor
 from tensordb.payloads import Location, PayloadStore
-
-INLINE_NBYTES = 8 << 10
-"""A payload up to this size may live in the catalog: there the column and a segment cost the same."""
-INLINE_TOTAL = 16 << 20
-"""Limit of all inline payloads together, so that the catalog opens in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +25,6 @@ class Stored:
 
     encoded: EncodedTensor
     location: Location | None
-
-    @property
-    def is_small(self) -> bool:
-        """Whether the payload may be inlined."""
-        return self.encoded.nbytes <= INLINE_NBYTES
 
 
 class ObjectWriter:
@@ -45,16 +36,15 @@ class ObjectWriter:
 
     def is_stored(self, encoded: EncodedTensor) -> bool:
         """Tell whether an equal object is in the catalog, so that its payload need not be written again."""
-        if encoded.nbytes <= INLINE_NBYTES:
+        if encoded.nbytes <= MAX_NBYTES:
             return False
         with self._catalog.read() as con:
             return bool(objects.existing(con, [encoded.object_id]))
 
     def append(self, encoded: EncodedTensor, *, known: bool = False) -> Stored:
-        """Write a payload to a segment, unless it is small enough to be inlined or `known` to be stored."""
-        stored = Stored(encoded, None)
-        if stored.is_small or known:
-            return stored
+        """Write a payload to a segment, unless it is `known` to be stored."""
+        if known:
+            return Stored(encoded, None)
         location = self._payloads.append(encoded.buffers)
         return Stored(replace(encoded, buffers=()), location)  # what is written need not stay in memory
 
@@ -79,16 +69,12 @@ class ObjectWriter:
         present = set() if guess else objects.existing(con, list(unique))
         if present:
             objects.add_references(con, {key: refs[key] for key in present})
-        new = [self._row(con, each, refs[key]) for key, each in unique.items() if key not in present]
-        objects.add(con, new)
+        objects.add(con, [self._row(each, refs[key]) for key, each in unique.items() if key not in present])
 
-    def _row(self, con: duckdb.DuckDBPyConnection, stored: Stored, refs: int) -> NewObject:
-        encoded, location, payload = stored.encoded, stored.location, None
-        if location is None:
-            if stored.is_small and self._has_room(con, encoded.nbytes):
-                payload = b"".join(encoded.buffers)
-            else:  # too much is inline already, or the equal object was deleted since it was seen
-                location = self._payloads.append(encoded.buffers)
+    def _row(self, stored: Stored, refs: int) -> NewObject:
+        encoded = stored.encoded
+        # It has no place yet when there was no room inline, or when the equal object was deleted since it was seen.
+        location = stored.location or self._payloads.append(encoded.buffers)
         applied = encoded.encoding
         return NewObject(
             object_id=encoded.object_id,
@@ -100,13 +86,6 @@ class ObjectWriter:
             quantization=applied.quantization,
             relative_l2=applied.error.relative_l2,
             max_abs=applied.error.max_abs,
-            segment=location.segment if location else None,
-            position=location.offset if location else None,
-            payload=payload,
+            segment=location.segment,
+            position=location.offset,
         )
-
-    def _has_room(self, con: duckdb.DuckDBPyConnection, nbytes: int) -> bool:
-        if self._catalog.known.inline_nbytes(con) + nbytes > INLINE_TOTAL:
-            return False
-        self._catalog.known.add_inline_nbytes(nbytes)
-        return True

@@ -124,7 +124,7 @@ def in_forked_child(body: Callable[[], object]) -> None:
 def stray_segments(db: TensorStorage) -> list[str]:
     """Return the segment files that the catalog does not name."""
     with db._db.catalog.read() as con:
-        rows = con.execute("SELECT DISTINCT segment FROM tensordb.objects WHERE segment IS NOT NULL").fetchall()
+        rows = con.execute("SELECT DISTINCT segment FROM tensordb.objects").fetchall()
     assert db._db.folder is not None
     named = {f"{segment:016x}.seg" for (segment,) in rows}
     return sorted(set(segment_names(db._db.folder)) - named)

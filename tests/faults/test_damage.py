@@ -49,7 +49,7 @@ def flip(file: Path, position: int, bit: int = 0) -> None:
 def places(folder: Path) -> list[tuple[str, int, int]]:
     """Return file, offset and length of every payload in segments."""
     with duckdb.connect(str(folder / "catalog.duckdb"), read_only=True) as con:
-        rows = con.execute("SELECT segment, position, stored_nbytes FROM tensordb.objects WHERE segment IS NOT NULL")
+        rows = con.execute("SELECT segment, position, stored_nbytes FROM tensordb.objects")
         return [(f"{segment:016x}.seg", offset, length) for segment, offset, length in rows.fetchall()]
 
 
@@ -175,12 +175,12 @@ def test_swapped_and_foreign_segments_are_errors_and_never_other_tensors(sample:
 def test_an_inline_payload_that_was_changed_is_an_integrity_error(sample: Sample, tmp_path: Path) -> None:
     folder, rng = sample.copy(tmp_path / "db"), random.Random(5)
     with duckdb.connect(str(folder / "catalog.duckdb")) as con:
-        rows = con.execute("SELECT object_id, payload FROM tensordb.objects WHERE segment IS NULL").fetchall()
-        for object_id, payload in rows:
+        rows = con.execute("SELECT seq, payload FROM tensordb.records_1 WHERE payload IS NOT NULL").fetchall()
+        for seq, payload in rows:
             position = rng.randrange(4, len(payload))
             changed = bytearray(payload)
             changed[position] ^= 1 << rng.randrange(8)
-            con.execute("UPDATE tensordb.objects SET payload = ? WHERE object_id = ?", [bytes(changed), object_id])
+            con.execute("UPDATE tensordb.records_1 SET payload = ? WHERE seq = ?", [bytes(changed), seq])
     bad = broken(folder, sample)
     assert bad <= set(sample.inline)
     assert len(bad) >= len(sample.inline) - 2, "only padding may be changed without harm"
@@ -192,12 +192,12 @@ def test_an_inline_payload_that_is_gone_or_of_another_length_is_an_integrity_err
 ) -> None:
     folder = sample.copy(tmp_path / "db")
     with duckdb.connect(str(folder / "catalog.duckdb")) as con:
-        con.execute(f"UPDATE tensordb.objects SET payload = {damage} WHERE segment IS NULL")
+        con.execute(f"UPDATE tensordb.records_1 SET payload = {damage} WHERE payload IS NOT NULL")
     assert broken(folder, sample) == set(sample.inline)
 
 
 def test_an_object_that_vanished_from_the_catalog_is_an_integrity_error(sample: Sample, tmp_path: Path) -> None:
     folder = sample.copy(tmp_path / "db")
     with duckdb.connect(str(folder / "catalog.duckdb")) as con:
-        con.execute("DELETE FROM tensordb.objects WHERE segment IS NULL")
-    assert broken(folder, sample) == set(sample.inline)
+        con.execute("DELETE FROM tensordb.objects")
+    assert broken(folder, sample) == set(sample.tensors) - set(sample.inline)

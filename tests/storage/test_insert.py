@@ -2,6 +2,7 @@
 
 import datetime as dt
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +183,33 @@ def test_equal_tensors_share_one_object_and_deleting_one_keeps_the_other(data: T
         third = data.insert("data", tensor)
         assert same(data.get_tensor_by_id("data", third).tensor, tensor)
         data.delete_tensor("data", third)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_however_often_a_small_tensor_comes_it_is_stored_once(tmp_path: Path, compacted: bool) -> None:
+    tensor, ids = torch.randn(50), []
+    for _ in range(3):
+        with TensorStorage(tmp_path / "db") as db:
+            if not ids:
+                db.create_dataset("data")
+            ids += [db.insert("data", tensor)]
+            with pytest.raises(ZeroDivisionError), db.transaction():
+                assert 1 / len(db.insert("data", tensor)[:0])
+            with db.transaction():
+                ids += [db.insert("data", tensor), db.insert("data", torch.zeros(3)), db.insert("data", tensor)]
+            if compacted:
+                db.maintenance.compact()
+            assert db.get_compression_stats("data").objects == 2
+            assert db.verify().ok
+    with TensorStorage(tmp_path / "db") as db:
+        db.delete_tensor("data", ids.pop())
+        assert db.count("data") == len(ids) == 11
+        for record in db.get_many("data", ids):
+            assert same(record.tensor, torch.zeros(3) if len(record.tensor) == 3 else tensor)
+        assert db.insert_many("data", [tensor, tensor[:3]])
+        assert db.get_compression_stats("data").objects == 3
+        db.delete_where("data", "true")
+        assert db.get_compression_stats("data").objects == 0
 
 
 def test_a_tensor_that_was_deleted_and_collected_can_be_inserted_again(data: TensorStorage) -> None:

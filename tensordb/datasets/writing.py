@@ -1,0 +1,63 @@
+"""Encoding and writing many batches in the background, while the caller goes on with what comes with them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from tensordb.datasets.batching import Batch
+from tensordb.encoding.pipeline import EncodedTensor, encode
+from tensordb.encoding.presets import CompressionConfig
+from tensordb.engine import Database, Stored
+
+_ENCODERS = 2
+"""Batches encoded at a time: the work is mostly outside of the GIL, but not all of it."""
+_AHEAD_NBYTES = 64 << 20
+"""Raw bytes that may be encoded at a time, and at least one batch."""
+_SYNCED_NBYTES = 32 << 20
+"""Payload bytes that are synced while others are encoded; what is left at the end is then soon durable."""
+_BEHIND = 2
+"""Batches that may wait to be written while others are encoded."""
+
+
+def written(db: Database, source: Iterator[Batch], config: CompressionConfig) -> Iterator[tuple[Batch, Stored]]:
+    """Yield the batches once they are encoded and written, in their order.
+
+    Payloads are in segments then, or known to be stored; they are not yet all durable. Inside a `writing` block.
+    """
+    encoding: deque[tuple[Batch, Future[EncodedTensor]]] = deque()
+    writing: deque[tuple[Batch, Future[Stored]]] = deque()
+    ahead = unsynced = 0
+    with ThreadPoolExecutor(_ENCODERS) as encoders, ThreadPoolExecutor(1) as appender:
+
+        def advance() -> int:
+            """Hand the oldest batch from the encoders to the appender."""
+            nonlocal unsynced
+            batch, future = encoding.popleft()
+            encoded = future.result()
+            # Asked in this thread: inside a transaction no other one can.
+            known = not batch.is_page and db.writer.is_stored(encoded)
+            writing.append((batch, appender.submit(db.writer.append, encoded, known=known)))
+            unsynced += encoded.nbytes
+            if unsynced >= _SYNCED_NBYTES:
+                appender.submit(db.payloads.flush)
+                unsynced = 0
+            return batch.tensor.nbytes
+
+        for batch in source:
+            while encoding and (len(encoding) > _ENCODERS or ahead + batch.tensor.nbytes > _AHEAD_NBYTES):
+                ahead -= advance()
+            encoding.append((batch, encoders.submit(encode, batch.tensor, config, page=batch.is_page)))
+            ahead += batch.tensor.nbytes
+            while len(writing) > _BEHIND:
+                yield _finished(writing)
+        while encoding:
+            advance()
+        while writing:
+            yield _finished(writing)
+
+
+def _finished(writing: deque[tuple[Batch, Future[Stored]]]) -> tuple[Batch, Stored]:
+    batch, future = writing.popleft()
+    return batch, future.result()
