@@ -41,6 +41,10 @@ class Incoming:
 
     def columns(self, numbers: Mapping[TensorSpec, int]) -> tuple[np.ndarray[Any, Any], ...]:
         """Return object ids, page rows and spec numbers of all records in the order of their positions."""
+        if len(self.parts) == 1:
+            ((batch, object_id, spec),) = self.parts
+            rows = np.arange(len(batch.positions)) if batch.is_page else np.full(len(batch.positions), -1)
+            return np.full(len(rows), object_id, f"V{OBJECT_ID_NBYTES}"), rows, np.full(len(rows), numbers[spec])
         lengths = [len(batch.positions) for batch, _, _ in self.parts]
         order = np.argsort(np.concatenate([np.asarray(batch.positions, np.int64) for batch, _, _ in self.parts]))
         part = np.repeat(np.arange(len(self.parts)), lengths)[order]

@@ -87,6 +87,8 @@ def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) ->
         for index, compressed in enumerate(codec.compress_pieces(data, size)):
             if len(compressed) < keep_below * len(pieces[index][1]):
                 pieces[index] = (COMPRESSED, compressed)
+    if len(pieces) == 1:
+        return [(CONSTANT, data)] if data[0] == data[-1] and _is_constant(data) else pieces
     # Pieces that begin and end with the same byte; the last one's end is looked at for itself.
     ends = np.append(data[size - 1 : (len(pieces) - 1) * size : size], data[-1:])
     for index in np.flatnonzero(data[::size] == ends).tolist():
