@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,7 @@ def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan) -> tuple[Desc
         return assemble(stored, codes, RAW_PLAN)
     for parameter in stored.parameters:
         data = byte_view(parameter)
-        for begin, end in parameter_frames(parameter.numel()):
-            frames.add(RAW, data[begin:end])
+        frames.add([(RAW, data[begin:end]) for begin, end in parameter_frames(parameter.numel())])
     frames.finish()
     descriptor = Descriptor(
         stored.spec,
@@ -48,7 +48,7 @@ def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan) -> tuple[Desc
         stored.error,
         stored.note,
     )
-    header = pack_header(descriptor.pack(), np.array(frames.words, np.uint32), np.array(frames.checksums, np.uint64))
+    header = pack_header(descriptor.pack(), frames.words, frames.checksums)
     frames.buffers.insert(0, header)
     frames.nbytes += len(header)
     return descriptor, plan, frames
@@ -81,9 +81,7 @@ def _write_batch(codes: NDArray[np.uint8], layout: Layout, plan: Plan) -> FrameL
         for group, data in enumerate(groups)
     ]
     frames = FrameList()
-    for chunk in zip(*columns, strict=True):
-        for kind, data in chunk:
-            frames.add(kind, data)
+    frames.add(list(chain.from_iterable(zip(*columns, strict=True))))
     return frames
 
 

@@ -61,8 +61,8 @@ class Chunks:
                 f"frame table has {len(header.words)} entries where the tensor has {frames} frames; it is forged"
             )
         spans = parameter_frames(self.where.total) if arrays else []
-        parameter_sizes = np.array([stop - start for start, stop in spans] * arrays, np.int64)
-        self.frames = FrameTable(payload, header, np.concatenate((self.layout.frame_sizes(), parameter_sizes)))
+        parameter_sizes = [stop - start for start, stop in spans] * arrays
+        self.frames = FrameTable(payload, header, self.layout.frame_sizes() + parameter_sizes)
         self._arrays = self._parameter_spans(arrays, len(spans))
 
     def _quantizer(self) -> Quantizer | None:
@@ -90,16 +90,21 @@ class Chunks:
             raise FormatError("payload has quantization parameters that are not stored raw; it is forged")
         return [(first + i * each, span[0]) for i, span in enumerate(spans) if span]
 
-    def read_group(self, first: int, last: int, group: int) -> Bytes:
-        """Return a group of chunks `first` to `last` (exclusive), verified and decompressed, flat."""
-        count = self.layout.group_count
-        parts = self.frames.contents(range(first * count + group, last * count, count), self.codec)
-        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
-
     def read_codes(self, first: int, last: int, out: Bytes) -> None:
         """Write the codes of chunks `first` to `last` (exclusive) to `out`, which has their bytes."""
-        groups = [self.read_group(first, last, group) for group in range(self.layout.group_count)]
-        self.filter.merge(groups, self.layout.records(out.nbytes), out)
+        layout, count = self.layout, self.layout.group_count
+        indices = range(first * count, last * count)
+        contents = self.frames.contents(indices, self.codec)
+        addresses = self.frames.addresses(indices, contents)
+        whole = out.nbytes // layout.chunk_bytes
+        # The last chunk of all may be shorter than the others.
+        for begin, end in ((0, whole), (whole, last - first)):
+            if begin < end:
+                part = out[begin * layout.chunk_bytes : end * layout.chunk_bytes]
+                slices = layout.slices(part.nbytes // (end - begin), end - begin)
+                slices.chunks = [contents[at : at + count] for at in range(begin * count, end * count, count)]
+                slices.addresses = [addresses[at : at + count] for at in range(begin * count, end * count, count)]
+                self.filter.gather(slices, part)
 
     def read_values(self, first: int, last: int, out: Bytes) -> None:
         """Write the tensor's bytes of chunks `first` to `last` (exclusive) to `out`, which has their bytes."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from tensordb.errors import FormatError, IntegrityError
 from tensordb.model import MeasuredError, TensorSpec
@@ -106,14 +105,14 @@ class Header:
     """A verified header: the descriptor and the two columns of the frame table.
 
     Attributes:
-        words: ``uint32[frames]``: kind in the two high bits, length or value in the others.
-        checksums: ``uint64[frames]``: XXH3-64 of each frame's stored bytes.
+        words: For each frame 32 bits: kind in the two high ones, length or value in the others.
+        checksums: For each frame the XXH3-64 of its stored bytes.
         end: Offset of the first frame.
     """
 
     descriptor: Descriptor
-    words: NDArray[np.uint32]
-    checksums: NDArray[np.uint64]
+    words: Sequence[int]
+    checksums: Sequence[int]
     end: int
 
 
@@ -122,9 +121,9 @@ def aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def pack_header(descriptor: bytes, words: NDArray[np.uint32], checksums: NDArray[np.uint64]) -> bytes:
+def pack_header(descriptor: bytes, words: Sequence[int], checksums: Sequence[int]) -> bytes:
     """Return the header with its checksum and padding, ready to be followed by the first frame."""
-    body = b"".join((descriptor, words.astype("<u4").tobytes(), checksums.astype("<u8").tobytes()))
+    body = descriptor + struct.pack(f"<{len(words)}I{len(checksums)}Q", *words, *checksums)
     size = _PREFIX.size + len(body)
     checksum = _header_checksum(MAGIC + struct.pack("<BI", VERSION, size), body)
     return (_PREFIX.pack(MAGIC, VERSION, size, checksum) + body).ljust(aligned(size), b"\0")
@@ -155,8 +154,8 @@ def parse_header(payload: memoryview) -> Header:
     if len(table) % ENTRY_BYTES:
         raise FormatError(f"frame table of {len(table)} bytes is not a whole number of entries; use a newer release")
     frames = len(table) // ENTRY_BYTES
-    words = np.frombuffer(table, "<u4", frames)
-    return Header(descriptor, words, np.frombuffer(table, "<u8", frames, 4 * frames), end)
+    words = struct.unpack_from(f"<{frames}I", table)
+    return Header(descriptor, words, struct.unpack_from(f"<{frames}Q", table, 4 * frames), end)
 
 
 def _header_checksum(prefix: Any, body: Any) -> int:

@@ -12,17 +12,19 @@ from xxhash import xxh3_64_intdigest
 
 from tensordb.encoding.addresses import address_of, address_of_bytes
 from tensordb.encoding.codecs import Codec
-from tensordb.encoding.format import ALIGNMENT, Header
+from tensordb.encoding.format import ALIGNMENT, Header, aligned
 from tensordb.errors import FormatError, IntegrityError
 
 RAW, COMPRESSED, CONSTANT = 0, 1, 2
 _LENGTH_BITS = 30
 _LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 
-_OF_NOTHING = np.uint64(xxh3_64_intdigest(b""))
+_OF_NOTHING = xxh3_64_intdigest(b"")
 _PADDING = [bytes(size) for size in range(ALIGNMENT)]
 
 Bytes = NDArray[np.uint8]
+Piece = tuple[int, Any]
+"""Kind and bytes of a frame; of a constant one the bytes that it stands for."""
 
 
 @dataclass(slots=True)
@@ -35,21 +37,24 @@ class FrameList:
     nbytes: int = 0
     padding: int = 0
 
-    def add(self, kind: int, data: Any) -> None:
-        """Append a raw or compressed frame, or a constant one of the value ``data[0]``, which is kept in the table."""
-        if kind == CONSTANT:
-            self.words.append(CONSTANT << _LENGTH_BITS | int(data[0]))
-            self.checksums.append(0)
-            self.padding = 0
-            return
-        size = len(data)
-        self.words.append(kind << _LENGTH_BITS | size)
-        self.checksums.append(xxh3_64_intdigest(data))
-        self.buffers.append(data)
-        self.padding = -size % ALIGNMENT
-        if self.padding:
-            self.buffers.append(_PADDING[self.padding])
-        self.nbytes += size + self.padding
+    def add(self, pieces: Sequence[Piece]) -> None:
+        """Append raw, compressed and constant frames; a constant one is kept in the table alone."""
+        stored = [b"" if kind == CONSTANT else data for kind, data in pieces]
+        sizes = [*map(len, stored)]
+        self.words += [
+            kind << _LENGTH_BITS | (int(data[0]) if kind == CONSTANT else size)
+            for (kind, data), size in zip(pieces, sizes, strict=True)
+        ]
+        digests = map(xxh3_64_intdigest, stored)
+        self.checksums += [0 if kind == CONSTANT else digest for (kind, _), digest in zip(pieces, digests, strict=True)]
+        for data, size in zip(stored, sizes, strict=True):
+            padding = -size % ALIGNMENT
+            if size:
+                self.buffers.append(data)
+            if padding:
+                self.buffers.append(_PADDING[padding])
+            self.nbytes += size + padding
+            self.padding = padding
 
     def extend(self, other: FrameList) -> None:
         """Append the frames of another list, its bytes as they are."""
@@ -67,7 +72,7 @@ class FrameList:
             self.padding = 0
 
 
-def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) -> list[tuple[int, Any]]:
+def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) -> list[Piece]:
     """Cut a group into pieces of `size` bytes, the last perhaps shorter, each in its smallest form.
 
     Args:
@@ -77,10 +82,10 @@ def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) ->
         keep_below: The share of a piece's size below which its compressed form is kept; 0.0 not to try.
 
     Returns:
-        Kind and bytes of each piece, as `FrameList.add` takes them.
+        The pieces in their order.
     """
     view = memoryview(data)  # type: ignore[arg-type]  # an array is a buffer
-    pieces: list[tuple[int, Any]] = [(RAW, view[at : at + size]) for at in range(0, len(view), size)]
+    pieces: list[Piece] = [(RAW, view[at : at + size]) for at in range(0, len(view), size)]
     if codec is None:
         return pieces
     if keep_below > 0:
@@ -109,18 +114,24 @@ class FrameTable:
     where its last frame ends.
     """
 
-    def __init__(self, payload: memoryview, header: Header, sizes: NDArray[np.int64]) -> None:
+    def __init__(self, payload: memoryview, header: Header, sizes: Sequence[int]) -> None:
         if len(header.words) != len(sizes):
             raise FormatError(
                 f"frame table has {len(header.words)} entries where the tensor has {len(sizes)} frames; it is forged"
             )
-        kinds = (header.words >> _LENGTH_BITS).astype(np.int64)
-        values = (header.words & _LENGTH_MASK).astype(np.int64)
-        _check_entries(kinds, values, sizes)
-        stored = np.where(kinds == CONSTANT, 0, values)
-        ends = header.end + np.cumsum(-(-stored // ALIGNMENT) * ALIGNMENT)
-        starts = np.concatenate(([header.end], ends[:-1])) if len(ends) else ends
-        end = int(starts[-1] + stored[-1]) if len(starts) else header.end
+        # Most tables are short: plain numbers are read faster than arrays are made.
+        self.sizes = sizes
+        self.kinds = [word >> _LENGTH_BITS for word in header.words]
+        self.values = [word & _LENGTH_MASK for word in header.words]
+        self.starts: list[int] = []
+        self._ends: list[int] = []
+        at = end = header.end
+        for index, (kind, value, size) in enumerate(zip(self.kinds, self.values, sizes, strict=True)):
+            _check_entry(index, kind, value, size)
+            end = at if kind == CONSTANT else at + value
+            self.starts.append(at)
+            self._ends.append(end)
+            at = aligned(end)
         if end != len(payload):
             raise IntegrityError(
                 f"payload has {len(payload)} bytes where {end} were written; restore the payload from a copy"
@@ -128,13 +139,11 @@ class FrameTable:
         self._payload = payload
         self._address = address_of(np.frombuffer(payload, np.uint8))
         self._first = header.end
-        self.kinds: list[int] = kinds.tolist()
-        self.values: list[int] = values.tolist()
-        self.sizes: list[int] = sizes.tolist()
-        self.starts: list[int] = starts.tolist()
-        self._ends: list[int] = (starts + stored).tolist()
         # A constant frame stores no bytes, and nothing in the place of a checksum.
-        self._checksums: list[int] = np.where(kinds == CONSTANT, _OF_NOTHING, header.checksums).tolist()
+        self._checksums = [
+            _OF_NOTHING if kind == CONSTANT else checksum
+            for kind, checksum in zip(self.kinds, header.checksums, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -196,11 +205,12 @@ class FrameTable:
                 raise IntegrityError(f"padding at byte {end} is not zero; restore the payload from a copy")
 
 
-def _check_entries(kinds: NDArray[np.int64], values: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
-    possible = np.select(
-        [kinds == RAW, kinds == COMPRESSED, kinds == CONSTANT],
-        [values == sizes, (values > 0) & (values < sizes), values < 256],
-        default=False,
-    )
-    if not possible.all():
-        raise FormatError(f"frame table entry {int(possible.argmin())} is impossible; the payload is forged")
+def _check_entry(index: int, kind: int, value: int, size: int) -> None:
+    if kind == RAW:
+        possible = value == size
+    elif kind == COMPRESSED:
+        possible = 0 < value < size
+    else:
+        possible = kind == CONSTANT and value < 256
+    if not possible:
+        raise FormatError(f"frame table entry {index} is impossible; the payload is forged")

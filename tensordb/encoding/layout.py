@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tensordb.encoding.filters import Filter
+from tensordb.encoding.filters.base import Slices
 from tensordb.errors import FormatError, InvalidInputError
 
 CHUNK_BYTES = 256 * 1024
@@ -74,13 +72,22 @@ class Layout:
         """Return a group's share of this many bytes of codes."""
         return nbytes * self.filter.groups[group] // self.filter.width
 
-    def frame_sizes(self) -> NDArray[np.int64]:
-        """Return the decoded bytes of every frame of the codes, ``int64[chunks * groups]``."""
-        chunk = np.full(self.chunks, self.chunk_bytes, np.int64)
-        if self.chunks:
-            chunk[-1] = self.nbytes - (self.chunks - 1) * self.chunk_bytes
-        shares = np.array(self.filter.groups, np.int64)
-        return (chunk[:, None] * shares // self.filter.width).reshape(-1)
+    def frame_sizes(self) -> list[int]:
+        """Return the decoded bytes of every frame of the codes: chunk by chunk, group by group."""
+        if not self.chunks:
+            return []
+        last = self.nbytes - (self.chunks - 1) * self.chunk_bytes
+        return self._shares(self.chunk_bytes) * (self.chunks - 1) + self._shares(last)
+
+    def slices(self, nbytes: int, chunks: int) -> Slices:
+        """Return where the records of whole chunks of `nbytes` bytes are, their contents still missing."""
+        # A plane by itself lies in one piece however many records there are; so does a chunk that is no page's.
+        pieces = self.records(nbytes) if max(self.filter.groups) > 1 and self.filter.width > 1 else 1
+        which = [chunk for chunk in range(chunks) for _ in range(pieces)]
+        return Slices(tuple(self._shares(nbytes // pieces)), [], [], which, list(range(pieces)) * chunks)
+
+    def _shares(self, nbytes: int) -> list[int]:
+        return [self.group_bytes(group, nbytes) for group in range(self.group_count)]
 
 
 def parameter_frames(total: int) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ from tensordb.encoding.gather import Rows, gather_records, gather_rows, gather_r
 from tensordb.encoding.indexing import Index, select
 from tensordb.encoding.lossy import Stored, quantize_where_possible
 from tensordb.encoding.presets import CompressionConfig
-from tensordb.encoding.workers import for_each, start
+from tensordb.encoding.workers import WORTH_WAKING, for_each, start
 from tensordb.errors import InvalidInputError
 from tensordb.model import Encoding, TensorSpec
 from tensordb.tensors import byte_view, empty, spec_of, view_of
@@ -216,14 +216,17 @@ class PayloadReader:
         chunks, data = self._chunks, byte_view(out)
         layout = chunks.layout
 
-        def work(index: int) -> None:
-            first, last = layout.batch_chunks(index)
+        def read(first: int, last: int) -> None:
             begin, end = layout.span(first, last)
             widen = chunks.itemsize
             narrow = chunks.codes_itemsize
             chunks.read_values(first, last, data[begin // narrow * widen : end // narrow * widen])
 
-        for_each(layout.batches, work)
+        if layout.batches < WORTH_WAKING:
+            if layout.chunks:
+                read(0, layout.chunks)
+        else:
+            for_each(layout.batches, lambda index: read(*layout.batch_chunks(index)))
         return out
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-_WORTH_WAKING = 8
+WORTH_WAKING = 8
 """Calls from which on it pays to wake other threads, which can take longer than some chunks do."""
 
 _lock = threading.Lock()
@@ -45,7 +45,7 @@ def for_each(count: int, work: Callable[[int], None]) -> None:
     first exception is raised after the calls under way have ended; no new ones are started.
     """
     cores = min(_cores(), count)
-    if cores <= 1 or count < _WORTH_WAKING or getattr(_inside, "active", False):
+    if cores <= 1 or count < WORTH_WAKING or getattr(_inside, "active", False):
         for index in range(count):
             work(index)
         return

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from tensordb.encoding.filters.base import Bytes, Filter
+import numpy as np
+
+from tensordb.encoding.filters.base import Bytes, Filter, Slices
 from tensordb.errors import FormatError
 
 
@@ -34,6 +36,13 @@ class NoFilter(Filter):
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Copy the one group."""
         out[:] = groups[0]
+
+    def gather(self, slices: Slices, out: Bytes) -> None:
+        """Copy each record's share."""
+        (size,) = slices.sizes
+        for position, (chunk, number) in enumerate(zip(slices.which, slices.within, strict=True)):
+            share = memoryview(slices.chunks[chunk][0])[number * size : (number + 1) * size]
+            out[position * size : (position + 1) * size] = np.frombuffer(share, np.uint8)
 
     def pack(self) -> bytes:
         """Return no bytes."""

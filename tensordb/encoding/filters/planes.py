@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding import kernels
-from tensordb.encoding.addresses import address_of
 from tensordb.encoding.filters.base import Bytes, Filter, Slices
 from tensordb.errors import FormatError
 
+_FEW_RECORDS = 16
+"""Records below which addresses are calculated one by one."""
 _WORDS: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -75,19 +76,18 @@ class Planes(Filter):
 
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Put the words together and rotate them back, in place in `out`."""
-        compiled = self._compiled(out)
-        if compiled is None:
-            self._merge(groups, records, out)
-            return
-        if max(self.sizes) == 1:
-            records = 1  # a plane by itself lies in one piece, however many records there are
-        words = out.nbytes // (self.width * records)
-        each = np.arange(records)[:, None]
-        columns = [
-            address_of(group) + words * (size * each + np.arange(size))
-            for group, size in zip(groups, self.sizes, strict=True)
-        ]
-        _merge_runs(compiled, columns, self.width, out)
+        kind = _WORDS[self.width]
+        flat = out.view(kind)
+        words = flat.reshape(records, -1)
+        for position, plane in enumerate(self._planes(groups, records)):
+            if position == 0:
+                np.copyto(words, plane)
+            else:
+                np.left_shift(flat, kind(8), out=flat)
+                np.bitwise_or(words, plane, out=words)
+        sign = np.left_shift(flat, kind(8 * self.width - 1))
+        np.right_shift(flat, kind(1), out=flat)
+        np.bitwise_or(flat, sign, out=flat)
 
     def gather(self, slices: Slices, out: Bytes) -> None:
         """Put the words of single records together."""
@@ -95,13 +95,26 @@ class Planes(Filter):
         if compiled is None:
             Filter.gather(self, slices, out)
             return
+        compiled.merge[self.width](self._addresses(slices), out.view(_WORDS[self.width]))
+
+    def _addresses(self, slices: Slices) -> NDArray[np.uint64]:
+        """Return where the planes of each record begin, record by record."""
+        shares = [(share, share // size, size) for share, size in zip(slices.sizes, self.sizes, strict=True)]
+        if len(slices.which) < _FEW_RECORDS:
+            places = [
+                slices.addresses[chunk][group] + number * share + plane * step
+                for chunk, number in zip(slices.which, slices.within, strict=True)
+                for group, (share, step, size) in enumerate(shares)
+                for plane in range(size)
+            ]
+            return np.array(places, np.uint64)
         contents = np.array(slices.addresses)[slices.which]
         within = np.array(slices.within)
         columns = [
-            (contents[:, group] + within * share)[:, None] + share // size * np.arange(size)
-            for group, (share, size) in enumerate(zip(slices.sizes, self.sizes, strict=True))
+            (contents[:, group] + within * share)[:, None] + step * np.arange(size)
+            for group, (share, step, size) in enumerate(shares)
         ]
-        _merge_runs(compiled, columns, self.width, out)
+        return np.concatenate(columns, axis=1).astype(np.uint64).reshape(-1)
 
     def _compiled(self, out: Bytes) -> Any:
         return kernels.ready(out.nbytes) if out.view(_WORDS[self.width]).flags.aligned else None
@@ -133,20 +146,6 @@ class Planes(Filter):
             groups.append(group.reshape(-1))
         return groups
 
-    def _merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
-        kind = _WORDS[self.width]
-        flat = out.view(kind)
-        words = flat.reshape(records, -1)
-        for position, plane in enumerate(self._planes(groups, records)):
-            if position == 0:
-                np.copyto(words, plane)
-            else:
-                np.left_shift(flat, kind(8), out=flat)
-                np.bitwise_or(words, plane, out=words)
-        sign = np.left_shift(flat, kind(8 * self.width - 1))
-        np.right_shift(flat, kind(1), out=flat)
-        np.bitwise_or(flat, sign, out=flat)
-
     def _planes(self, groups: Sequence[Bytes], records: int) -> list[NDArray[np.uint8]]:
         shaped = (group.reshape(records, size, -1) for group, size in zip(groups, self.sizes, strict=True))
         return [group[:, plane] for group in shaped for plane in range(group.shape[1])]
@@ -161,9 +160,3 @@ class Planes(Filter):
         if width not in _WORDS or sum(data) != width or 0 in data:
             raise FormatError(f"planes {tuple(data)} do not make a word of {width} bytes; use a newer release")
         return cls(tuple(data))
-
-
-def _merge_runs(compiled: Any, columns: list[NDArray[np.int64]], width: int, out: Bytes) -> None:
-    """Merge the runs whose planes are at the addresses ``columns[group][run, plane]``."""
-    addresses = np.concatenate(columns, axis=1).astype(np.uint64).reshape(-1)
-    compiled.merge[width](addresses, out.view(_WORDS[width]))
