@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from tensordb.catalog import fields
+from tensordb.catalog.documents import Documents
 from tensordb.catalog.fields import FieldType, ListOf, StructOf
 
 if TYPE_CHECKING:
@@ -51,14 +52,14 @@ class MetadataColumns:
 
     kind: FieldType | None
     packed: pa.Array
-    typed: pa.Array | None
+    typed: pa.ChunkedArray | None
 
 
 def metadata_columns(
-    documents: Sequence[dict[str, Any] | None], packed: Sequence[bytes | None], kind: FieldType | None
+    parts: Sequence[Documents], packed: Sequence[bytes | None], kind: FieldType | None
 ) -> MetadataColumns:
     """Return documents and their stored forms as columns; the documents', if there is one, has the type `kind`."""
-    typed = _struct_array([each or None for each in documents], kind) if isinstance(kind, StructOf) else None
+    typed = pa.chunked_array([_struct_of(part, kind) for part in parts]) if isinstance(kind, StructOf) else None
     return MetadataColumns(kind, pa.array(packed, pa.binary()), typed)
 
 
@@ -86,6 +87,16 @@ def table_of(new: NewRecords, kind: FieldType | None) -> pa.Table:
 def objects_table(new: Sequence[NewObject]) -> pa.Table:
     """Return the columns of new objects, in the order of the table's."""
     return pa.table(dict(zip(new[0]._fields, map(pa.array, zip(*new, strict=True)), strict=True)))
+
+
+def _struct_of(part: Documents, kind: StructOf) -> pa.StructArray:
+    if isinstance(part, list):
+        return _struct_array([each or None for each in part], kind)
+    if not part.columns.keys() <= kind.fields.keys():  # a name is spelled otherwise, or has no column
+        return _struct_array([each or None for each in part.rows()], kind)
+    nothing = [None] * len(part.empty)
+    arrays = [_array(part.columns.get(name, nothing), inner) for name, inner in kind.fields.items()]
+    return pa.StructArray.from_arrays(arrays, names=list(kind.fields), mask=pa.array(part.empty, pa.bool_()))
 
 
 def _struct_array(values: Sequence[dict[str, Any] | None], kind: StructOf) -> pa.Array:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tensordb.catalog import documents, fields, ids
 from tensordb.catalog.datasets import DatasetRow, source
+from tensordb.catalog.documents import Documents
 from tensordb.catalog.failures import user_sql
 from tensordb.catalog.rows import run, scalar
 from tensordb.errors import InvalidQueryError
@@ -86,7 +87,7 @@ class NewRecords:
         object_ids: The object of each record, as fixed-size bytes.
         page_rows: Row in the object, -1 for a whole object.
         spec_ids: Spec of each record's tensor.
-        documents: Normalized metadata of each record.
+        documents: Normalized metadata, part by part.
         packed: Stored form of each.
         payload: The payload of a single record that is to be inline.
         prepared: Both as Arrow columns, when they were made ahead; of use if they have the dataset's types.
@@ -97,7 +98,7 @@ class NewRecords:
     object_ids: np.ndarray[Any, np.dtype[np.void]]
     page_rows: np.ndarray[Any, np.dtype[np.int64]]
     spec_ids: np.ndarray[Any, np.dtype[np.int64]]
-    documents: Sequence[dict[str, Any] | None]
+    documents: Sequence[Documents]
     packed: Sequence[bytes | None]
     payload: bytes | None = None
     prepared: MetadataColumns | None = None
@@ -116,7 +117,8 @@ def insert(con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords) -> 
 def _insert_one(
     con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords, created: dt.datetime, struct: str | None
 ) -> None:
-    document = new.documents[0]
+    part = new.documents[0]
+    document = (part if isinstance(part, list) else part.rows())[0]
     page_row = int(new.page_rows[0])
     places = [bytes(new.object_ids[0]), None if page_row < 0 else page_row, int(new.spec_ids[0])]
     record_id = None if new.record_ids is None else new.record_ids[0]

@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from tensordb.catalog import documents, fields
+from tensordb.catalog.documents import Documents, FlatRows
 from tensordb.catalog.fields import StructOf
 from tensordb.datasets.schema import DatasetSchema
 from tensordb.errors import InvalidInputError
@@ -33,14 +34,14 @@ class MetadataColumn:
         where: Name of the metadata in error messages; `{}` in it is the position.
 
     Attributes:
-        documents: The normalized documents, copies of what was given.
+        documents: The normalized documents, copies of what was given, part by part.
         packed: Their stored form.
         fields: Their widened type.
         prepared: Both as Arrow columns, once `prepare` was called.
     """
 
     def __init__(self, metadata: Any, schema: DatasetSchema, where: str = "metadata[{}]") -> None:
-        self.documents: list[dict[str, Any] | None] = []
+        self.documents: list[Documents] = []
         self.packed: list[bytes | None] = []
         self.fields = StructOf()
         self.prepared: MetadataColumns | None = None
@@ -58,8 +59,8 @@ class MetadataColumn:
 
     def finish(self, total: int) -> None:
         """Take over the rest; raise InvalidInputError unless there are as many rows as records."""
-        self.take(total - len(self.documents))
-        if len(self.documents) != total or (self._given and next(self._rows, self) is not self):
+        self.take(total - len(self.packed))
+        if len(self.packed) != total or (self._given and next(self._rows, self) is not self):
             raise InvalidInputError(f"metadata has not as many rows as there are tensors ({total}); they must match")
 
     def prepare(self, known: StructOf) -> None:
@@ -70,12 +71,16 @@ class MetadataColumn:
         self.prepared = arrow.metadata_columns(self.documents, self.packed, kind)
 
     def _take(self, row: Any) -> None:
-        document = documents.normalize(row, where=self._where.format(len(self.documents)))
+        document = documents.normalize(row, where=self._where.format(len(self.packed)))
         if document is not None:
             self.fields = _widened(self.fields, document)
         if self._schema.metadata:
             self._schema.check_metadata(document)
-        self.documents.append(document)
+        last = self.documents[-1] if self.documents else None
+        if isinstance(last, list):
+            last.append(document)
+        else:
+            self.documents.append([document])
         self.packed.append(documents.pack(document))
 
     def _take_flat(self, rows: list[Any]) -> bool:
@@ -86,9 +91,9 @@ class MetadataColumn:
         if len(names) > _MOST_COLUMNS or set(map(type, names)) - {str}:
             return False
         whole = set(map(len, rows)) == {len(names)}
-        kinds = self.fields
+        kinds, columns = self.fields, {}
         for name in names:
-            column = list(map(itemgetter(name), rows)) if whole else [row.get(name) for row in rows]
+            columns[name] = column = list(map(itemgetter(name), rows)) if whole else [row.get(name) for row in rows]
             examples = _examples(column)
             if examples is None:
                 return False
@@ -97,7 +102,7 @@ class MetadataColumn:
         packed = documents.pack_flat(rows)
         if packed is not None:
             self.fields = kinds
-            self.documents += map(dict.copy, rows)
+            self.documents.append(FlatRows(columns, [not row for row in rows]))
             self.packed += packed
         return packed is not None
 

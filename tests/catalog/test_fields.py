@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb.catalog.arrow import table_of
-from tensordb.catalog.documents import pack, unpack
+from tensordb.catalog.arrow import metadata_columns, table_of
+from tensordb.catalog.documents import normalize, pack, unpack
 from tensordb.catalog.fields import (
     FieldType,
     ListOf,
@@ -131,7 +131,7 @@ def test_duckdb_gets_the_same_columns_from_one_record_and_from_many(documents: l
     if not isinstance(kind, StructOf):
         return
     zeros = np.zeros(len(documents), np.int64)
-    new = NewRecords(0, None, zeros.view("V8"), zeros, zeros, documents, list(map(pack, documents)))
+    new = NewRecords(0, None, zeros.view("V8"), zeros, zeros, [documents], list(map(pack, documents)))
     with duckdb.connect() as con:
         con.execute("SET TimeZone='UTC'")
         con.execute(f"CREATE TABLE t (metadata {sql})")
@@ -178,3 +178,16 @@ def test_scalars_become_the_same_text_before_and_after_their_column_was_widened(
 
 def test_quoted_names_cannot_leave_their_quotes() -> None:
     assert quoted('a"; DROP TABLE x; --') == '"a""; DROP TABLE x; --"'
+
+
+@given(documents=st.lists(st.dictionaries(st.sampled_from("aAbc"), VALUES, max_size=3), min_size=2, max_size=12))
+def test_documents_taken_column_by_column_give_the_same_columns(documents: list[dict[str, Any]]) -> None:
+    column = MetadataColumn([*documents, *documents], DatasetSchema())
+    column.take(len(documents))
+    column.finish(2 * len(documents))
+    kind = columns(column.fields)
+    flat = metadata_columns(column.documents, column.packed, kind)
+    plain = metadata_columns([[normalize(each) for each in [*documents, *documents]]], column.packed, kind)
+    assert comparable(flat.packed.to_pylist()) == comparable(plain.packed.to_pylist())
+    left, right = (None if each.typed is None else each.typed.to_pylist() for each in (flat, plain))
+    assert comparable(left) == comparable(right)
