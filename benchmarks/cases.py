@@ -34,6 +34,10 @@ def stored(arena: Arena) -> Iterator[Row]:
     """Bytes on disk over raw bytes, with every store closed and whole; the reopening is what `opening` measures."""
     for kind, filled in (("", arena.rows), ("large_", arena.large)):
         what = "large tensors" if kind else "rows"
+        payloads = {name: store.payload_bytes() for name, store in filled.stores.items()}
+        shares = {name: nbytes / filled.nbytes for name, nbytes in payloads.items() if nbytes is not None}
+        if shares:
+            yield Row(f"{kind}payloads", f"stored payloads / raw, {what}", "", "lower", shares)
         sizes = {}
         for name, store in filled.stores.items():
             store.close()
@@ -41,7 +45,7 @@ def stored(arena: Arena) -> Iterator[Row]:
             filled.stores[name] = type(store)(store.path)
         files = {name: size[0] for name, size in sizes.items()}
         blocks = {name: size[1] for name, size in sizes.items()}
-        yield Row(f"{kind}stored", f"stored bytes / raw, {what}", "", "lower", files)
+        yield Row(f"{kind}stored", f"whole folder / raw, {what}", "", "lower", files)
         yield Row(f"{kind}blocks", f"disk blocks / raw, {what}", "", "lower", blocks)
 
 

@@ -6,27 +6,17 @@ live writer holds it; a reader that mapped it keeps its map.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import duckdb
-
-from tensordb.catalog import datasets, inline, objects, records
-from tensordb.catalog.datasets import DatasetRow
-from tensordb.catalog.inline import InlineRow
-from tensordb.catalog.objects import NewObject, ObjectRow
+from tensordb.catalog import datasets, objects, records
 from tensordb.catalog.records import RecordRow
-from tensordb.encoding.pipeline import PayloadReader
 from tensordb.engine import Database
+from tensordb.engine.moving import move_inline, move_segment
 from tensordb.errors import ConflictError, DatasetNotFoundError, FormatError, IntegrityError, InvalidInputError
-from tensordb.payloads import Location
 
 _SMALL_NBYTES = 16 << 20
 """Segments below this are put together: each run of a program may leave one."""
-_MOVED_NBYTES = 64 << 20
-"""Payload bytes moved by one commit of `compact`."""
-_INLINE_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -145,7 +135,7 @@ class Maintenance:
         payloads = self._db.payloads
         payloads.seal()
         before = sum(info.nbytes for info in payloads.segments())
-        moved = self._move_inline()
+        moved = move_inline(self._db)
         with self._db.catalog.read() as con:
             live = objects.live_nbytes(con)
         idle = [info for info in payloads.segments() if not info.live and info.nbytes]
@@ -153,7 +143,7 @@ class Maintenance:
         for info in idle:
             dead = 1 - live.get(info.id, 0) / info.nbytes
             if dead >= min_dead or (info in small and len(small) > 1):
-                moved += self._move_segment(info.id)
+                moved += move_segment(self._db, info.id)
         removed = self.gc().segments_removed
         after = sum(info.nbytes for info in payloads.segments())
         return ReclaimReport(removed, max(0, before - after), moved)
@@ -199,118 +189,3 @@ class Maintenance:
             for row, reason in broken.items()
             if (row.seq, row.object_id) in there
         ]
-
-    def _move_inline(self) -> int:
-        with self._db.catalog.read() as con:
-            names = [row.name for row in datasets.fetch_all(con)]
-        moved = 0
-        for name in names:
-            # What is inlined meanwhile is for the next time, or this would not end.
-            while (found := self._move_inline_of(name)) == _INLINE_AT_ONCE:
-                moved += found
-            moved += found
-        return moved
-
-    def _move_inline_of(self, name: str) -> int:
-        """Move some payloads out of their records' rows; equal ones become one object. Return how many there were."""
-        store, catalog = self._db.payloads, self._db.catalog
-        try:
-            with catalog.read() as con:
-                dataset = catalog.known.dataset(con, name)
-                found = inline.rows_of(con, dataset, _INLINE_AT_ONCE)
-            if not found:
-                return 0
-            with store.writing():
-                new = {row.object_id: row for row in reversed(found)}
-                moved = {object_id: self._object_of(row) for object_id, row in new.items()}
-                store.flush()
-                with catalog.write("moving payloads") as con:
-                    now = catalog.known.dataset(con, name)
-                    if (now.dataset_id, now.created_at) == (dataset.dataset_id, dataset.created_at):
-                        self._name_taken_out(con, now, found, moved)
-        except DatasetNotFoundError:  # deleted meanwhile
-            return 0
-        self._db.reader.forget()
-        return len(found)
-
-    def _object_of(self, row: InlineRow) -> NewObject:
-        """Copy a payload to the segment being appended to, and return the object that it is there."""
-        reader = _sound(row.object_id, row.payload)
-        place = self._db.payloads.append([row.payload])
-        applied = reader.encoding
-        return NewObject(
-            object_id=row.object_id,
-            content_id=reader.content_id(),
-            refs=0,
-            raw_nbytes=row.nbytes,
-            stored_nbytes=len(row.payload),
-            compression=applied.compression,
-            quantization=applied.quantization,
-            relative_l2=applied.error.relative_l2,
-            max_abs=applied.error.max_abs,
-            segment=place.segment,
-            position=place.offset,
-        )
-
-    def _name_taken_out(
-        self,
-        con: duckdb.DuckDBPyConnection,
-        row: DatasetRow,
-        found: Sequence[InlineRow],
-        new: Mapping[bytes, NewObject],
-    ) -> None:
-        """Have records name objects, in a write block; what was deleted meanwhile is left out."""
-        there = inline.take_out(con, row, [each.seq for each in found])
-        refs = Counter(each.object_id for each in found if each.seq in there)
-        present = objects.existing(con, list(refs))
-        if present:
-            objects.add_references(con, {key: refs[key] for key in present})
-        objects.add(con, [new[key]._replace(refs=count) for key, count in refs.items() if key not in present])
-        self._db.catalog.known.forget_inline()
-
-    def _move_segment(self, segment: int) -> int:
-        moved = 0
-        while True:
-            # In one catalog block: once it ends, others may remove a segment.
-            with self._db.catalog.read() as con:
-                found = _up_to(objects.in_segment(con, segment), _MOVED_NBYTES)
-                payloads = [self._db.payloads.read(Location(segment, row.position, row.stored_nbytes)) for row in found]
-            if not found:
-                return moved
-            moved += self._move(found, payloads)
-
-    def _move(self, found: Sequence[ObjectRow], payloads: Sequence[memoryview]) -> int:
-        """Copy payloads to the segment being appended to, and point their objects there in one commit."""
-        store, catalog = self._db.payloads, self._db.catalog
-        for row, payload in zip(found, payloads, strict=True):
-            _sound(row.object_id, payload)
-        with store.writing():
-            places = [store.append([payload]) for payload in payloads]
-            store.flush()
-            with catalog.write("moving payloads") as con:
-                moved = objects.move(con, found, [(place.segment, place.offset) for place in places])
-        self._db.reader.forget()
-        return moved
-
-
-def _up_to(found: Sequence[ObjectRow], nbytes: int) -> list[ObjectRow]:
-    part: list[ObjectRow] = []
-    for row in found:
-        if part and nbytes < row.stored_nbytes:
-            break
-        part.append(row)
-        nbytes -= row.stored_nbytes
-    return part
-
-
-def _sound(object_id: bytes, payload: bytes | memoryview) -> PayloadReader:
-    """Read a payload that is about to be moved; damage must not be copied and its source removed."""
-    try:
-        reader = PayloadReader(payload)
-        reader.verify()
-    except (IntegrityError, FormatError) as error:
-        raise IntegrityError(
-            f"object {object_id.hex()} is damaged and stays where it is ({error}); verify() names its records, "
-            "delete them and compact again"
-        ) from error
-    return reader

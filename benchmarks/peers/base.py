@@ -71,6 +71,10 @@ class Store(ABC):
     def query_below(self, score: float) -> list[Tensor]:
         """Return the tensors whose metadata score is below `score`."""
 
+    def payload_bytes(self) -> int | None:
+        """Bytes of the stored tensors alone, None where they cannot be told from the rest."""
+        return None
+
     def close(self) -> None:
         """Release the store."""
         return

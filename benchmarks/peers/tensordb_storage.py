@@ -58,6 +58,10 @@ class TensorDBStorage(Store):
         """Query by a bound condition; no index exists on the field."""
         return [record.tensor for record in self._db.query(DATASET, "metadata.score < ?", params=[score])]
 
+    def payload_bytes(self) -> int | None:
+        """Return what the store itself reports: headers and checksums included, metadata not."""
+        return int(self._db.get_compression_stats().stored_nbytes)
+
     def close(self) -> None:
         """Close the database."""
         self._db.close()

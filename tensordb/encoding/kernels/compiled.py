@@ -63,7 +63,11 @@ def _split(bits: int) -> Any:
 
 
 def _compile(function: Callable[..., Any], *arguments: Any) -> Any:
-    return njit(types.void(*arguments), nogil=True, cache=True, boundscheck=False)(function)
+    signature = types.void(*arguments)
+    try:
+        return njit(signature, nogil=True, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
+        return njit(signature, nogil=True)(function)
 
 
 def _merge_2(addresses, out):

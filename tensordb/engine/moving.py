@@ -1,0 +1,148 @@
+"""Moving payloads from one place to another: out of records' rows, out of segments that are mostly dead.
+
+A payload is checked, copied and made durable before one commit points its object to the new place. What is deleted
+meanwhile stays deleted; a crash leaves a copy that nothing names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import duckdb
+
+from tensordb.catalog import datasets, inline, objects
+from tensordb.catalog.datasets import DatasetRow
+from tensordb.catalog.inline import InlineRow
+from tensordb.catalog.objects import NewObject, ObjectRow
+from tensordb.encoding.pipeline import PayloadReader
+from tensordb.engine.database import Database
+from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
+from tensordb.payloads import Location
+
+_MOVED_NBYTES = 64 << 20
+"""Payload bytes moved by one commit."""
+_INLINE_AT_ONCE = 4096
+
+
+def move_inline(db: Database) -> int:
+    """Move the payloads that lie in records' rows to segments; return how many there were."""
+    with db.catalog.read() as con:
+        names = [row.name for row in datasets.fetch_all(con)]
+    moved = 0
+    for name in names:
+        # What is inlined meanwhile is for the next time, or this would not end.
+        while (found := _move_inline_of(db, name)) == _INLINE_AT_ONCE:
+            moved += found
+        moved += found
+    return moved
+
+
+def _move_inline_of(db: Database, name: str) -> int:
+    """Move some payloads out of their records' rows; equal ones become one object. Return how many there were."""
+    store, catalog = db.payloads, db.catalog
+    try:
+        with catalog.read() as con:
+            dataset = catalog.known.dataset(con, name)
+            found = inline.rows_of(con, dataset, _INLINE_AT_ONCE)
+        if not found:
+            return 0
+        with store.writing():
+            new = {row.object_id: row for row in reversed(found)}
+            moved = {object_id: _object_of(db, row) for object_id, row in new.items()}
+            store.flush()
+            with catalog.write("moving payloads") as con:
+                now = catalog.known.dataset(con, name)
+                if (now.dataset_id, now.created_at) == (dataset.dataset_id, dataset.created_at):
+                    _name_taken_out(db, con, now, found, moved)
+    except DatasetNotFoundError:  # deleted meanwhile
+        return 0
+    db.reader.forget()
+    return len(found)
+
+
+def _object_of(db: Database, row: InlineRow) -> NewObject:
+    """Copy a payload to the segment being appended to, and return the object that it is there."""
+    reader = _sound(row.object_id, row.payload)
+    place = db.payloads.append([row.payload])
+    applied = reader.encoding
+    return NewObject(
+        object_id=row.object_id,
+        content_id=reader.content_id(),
+        refs=0,
+        raw_nbytes=row.nbytes,
+        stored_nbytes=len(row.payload),
+        compression=applied.compression,
+        quantization=applied.quantization,
+        relative_l2=applied.error.relative_l2,
+        max_abs=applied.error.max_abs,
+        segment=place.segment,
+        position=place.offset,
+    )
+
+
+def _name_taken_out(
+    db: Database,
+    con: duckdb.DuckDBPyConnection,
+    row: DatasetRow,
+    found: Sequence[InlineRow],
+    new: Mapping[bytes, NewObject],
+) -> None:
+    """Have records name objects, in a write block; what was deleted meanwhile is left out."""
+    there = inline.take_out(con, row, [each.seq for each in found])
+    refs = Counter(each.object_id for each in found if each.seq in there)
+    present = objects.existing(con, list(refs))
+    if present:
+        objects.add_references(con, {key: refs[key] for key in present})
+    objects.add(con, [new[key]._replace(refs=count) for key, count in refs.items() if key not in present])
+    db.catalog.known.forget_inline()
+
+
+def move_segment(db: Database, segment: int) -> int:
+    """Move the live payloads of a segment to the one being appended to; return how many there were."""
+    moved = 0
+    while True:
+        # In one catalog block: once it ends, others may remove a segment.
+        with db.catalog.read() as con:
+            found = _up_to(objects.in_segment(con, segment), _MOVED_NBYTES)
+            payloads = [db.payloads.read(Location(segment, row.position, row.stored_nbytes)) for row in found]
+        if not found:
+            return moved
+        moved += _move(db, found, payloads)
+
+
+def _move(db: Database, found: Sequence[ObjectRow], payloads: Sequence[memoryview]) -> int:
+    """Copy payloads to the segment being appended to, and point their objects there in one commit."""
+    store, catalog = db.payloads, db.catalog
+    for row, payload in zip(found, payloads, strict=True):
+        _sound(row.object_id, payload)
+    with store.writing():
+        places = [store.append([payload]) for payload in payloads]
+        store.flush()
+        with catalog.write("moving payloads") as con:
+            moved = objects.move(con, found, [(place.segment, place.offset) for place in places])
+    db.reader.forget()
+    return moved
+
+
+def _up_to(found: Sequence[ObjectRow], nbytes: int) -> list[ObjectRow]:
+    part: list[ObjectRow] = []
+    for row in found:
+        if part and nbytes < row.stored_nbytes:
+            break
+        part.append(row)
+        nbytes -= row.stored_nbytes
+    return part
+
+
+def _sound(object_id: bytes, payload: bytes | memoryview) -> PayloadReader:
+    """Read a payload that is about to be moved; damage must not be copied and its source removed."""
+    try:
+        reader = PayloadReader(payload)
+        reader.verify()
+    except (IntegrityError, FormatError) as error:
+        raise IntegrityError(
+            f"object {object_id.hex()} is damaged and stays where it is ({error}); verify() names its records, "
+            "delete them and compact again"
+        ) from error
+    return reader
