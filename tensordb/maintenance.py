@@ -127,7 +127,8 @@ class Maintenance:
 
         Raises:
             ConflictError: Called inside a transaction, whose rollback could not bring a segment back.
-            IntegrityError: A payload that would be moved is damaged; it stays where it is.
+            IntegrityError: A payload that would be moved is damaged; it stays where it is, and so does what shares its
+                segment. What was inlined and is sound was moved all the same.
         """
         if isinstance(min_dead, bool) or not isinstance(min_dead, int | float) or not 0 <= min_dead <= 1:
             raise InvalidInputError(f"min_dead is {min_dead!r}; it is a share from 0 to 1")
@@ -135,7 +136,7 @@ class Maintenance:
         payloads = self._db.payloads
         payloads.seal()
         before = sum(info.nbytes for info in payloads.segments())
-        moved = move_inline(self._db)
+        moved, damaged = move_inline(self._db)
         with self._db.catalog.read() as con:
             live = objects.live_nbytes(con)
         idle = [info for info in payloads.segments() if not info.live and info.nbytes]
@@ -146,6 +147,11 @@ class Maintenance:
                 moved += move_segment(self._db, info.id)
         removed = self.gc().segments_removed
         after = sum(info.nbytes for info in payloads.segments())
+        if damaged:
+            raise IntegrityError(
+                f"{len(damaged)} damaged payload(s) stay where they are, all others were moved; delete the records and "
+                f"compact again: {'; '.join(damaged[:10])}"
+            )
         return ReclaimReport(removed, max(0, before - after), moved)
 
     def _check_outside(self, verb: str) -> None:

@@ -92,7 +92,7 @@ def objects_table(new: Sequence[NewObject]) -> pa.Table:
 def _struct_of(part: Documents, kind: StructOf) -> pa.StructArray:
     if isinstance(part, list):
         return _struct_array([each or None for each in part], kind)
-    if not part.columns.keys() <= kind.fields.keys():  # a name is spelled otherwise, or has no column
+    if not part.columns.keys() <= kind.fields.keys():  # a name is spelled otherwise in the dataset, or has no column
         return _struct_array([each or None for each in part.rows()], kind)
     nothing = [None] * len(part.empty)
     arrays = [_array(part.columns.get(name, nothing), inner) for name, inner in kind.fields.items()]

@@ -57,7 +57,7 @@ def sequences_of(record_ids: Sequence[str], nonce: int) -> np.ndarray[Any, np.dt
     # All at once, as most lists are of generated ids: 15 digits each become 8 bytes with a zero in front.
     text = "0" + "0".join(record_ids)
     try:
-        data = bytes.fromhex(text) if len(text) == 16 * len(record_ids) else b""
+        data = bytes.fromhex(text) if set(map(len, record_ids)) == {_LENGTH} else b""
     except ValueError:
         data = b""
     if data.hex() != text:  # another digit, such as a capital one or a space, which are not ours

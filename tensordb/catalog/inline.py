@@ -1,7 +1,7 @@
 """The small payloads that lie in the rows of one dataset's records, and how equal ones come to share an object.
 
-What is remembered here spares an insert the question whether an equal tensor is stored already. It is complete for the
-dataset; of the objects in segments it knows the first `MOST_NAMED` small ones.
+What is remembered here spares an insert the question whether an equal tensor is stored already. It knows all that lie
+inline in the dataset, and of the small objects in segments the first `MOST_NAMED`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import duckdb
 
 from tensordb.catalog.datasets import DatasetRow
+from tensordb.catalog.ids import generated_id_sql
 from tensordb.catalog.rows import run
 
 MAX_NBYTES = 8 << 10
@@ -26,6 +27,7 @@ class InlineRow(NamedTuple):
     """A record that holds its payload; `nbytes` is the raw size of its tensor."""
 
     seq: int
+    record_id: str
     object_id: bytes
     payload: bytes
     nbytes: int
@@ -71,20 +73,33 @@ def payloads_of(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> InlinePayloa
     return InlinePayloads(places, named, sum(nbytes for _, _, nbytes in found))
 
 
-def rows_of(con: duckdb.DuckDBPyConnection, row: DatasetRow, limit: int | None = None) -> list[InlineRow]:
-    """Return records with inline payloads, up to `limit` of them."""
+def rows_of(
+    con: duckdb.DuckDBPyConnection, row: DatasetRow, *, after: int = -1, limit: int | None = None
+) -> list[InlineRow]:
+    """Return records with inline payloads by sequence number, up to `limit` of them behind `after`."""
+    record_id = f"coalesce(r.record_id, {generated_id_sql('r.seq', row.nonce)})"
     found = con.execute(
-        f"SELECT r.seq, r.object_id, r.payload, s.nbytes FROM {row.table} r JOIN tensordb.specs s USING (spec_id) "
-        f"WHERE r.payload IS NOT NULL{'' if limit is None else f' LIMIT {limit}'}"
+        f"SELECT r.seq, {record_id}, r.object_id, r.payload, s.nbytes FROM {row.table} r "
+        "JOIN tensordb.specs s USING (spec_id) WHERE r.payload IS NOT NULL AND r.seq > ? "
+        f"ORDER BY r.seq{'' if limit is None else f' LIMIT {limit}'}",
+        [after],
     )
     return [InlineRow(*each) for each in found.fetchall()]
 
 
-def take_out(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> set[int]:
-    """Have records name their objects instead of holding them; return those of them that were still there."""
+def take_out(con: duckdb.DuckDBPyConnection, row: DatasetRow, records: Sequence[tuple[int, bytes]]) -> set[int]:
+    """Have records name their objects instead of holding them; return the numbers of those that were still there.
+
+    Args:
+        con: The connection of a write block.
+        row: Their dataset.
+        records: Sequence number and object of each: the number alone may be another record's by now.
+    """
     found = con.execute(
-        f"UPDATE {row.table} SET payload = NULL WHERE payload IS NOT NULL AND seq IN (SELECT unnest(?::BIGINT[])) "
-        "RETURNING seq",
-        [list(numbers)],
+        f"UPDATE {row.table} SET payload = NULL "
+        "FROM (SELECT unnest(?::BIGINT[]) AS seq, unnest(?::BLOB[]) AS object_id) taken "
+        f"WHERE {row.table}.payload IS NOT NULL AND {row.table}.seq = taken.seq "
+        f"AND {row.table}.object_id = taken.object_id RETURNING {row.table}.seq",
+        [[seq for seq, _ in records], [object_id for _, object_id in records]],
     )
     return {seq for (seq,) in found.fetchall()}

@@ -1,6 +1,6 @@
 """SQL for the table of objects: where each payload is, how many records name it, and what was applied to it.
 
-A payload that lies inline in its record's row is in no other record and has no row here.
+What only a record's row holds inline has no row here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import duckdb
 from tensordb.catalog.rows import run, scalar
 
 OBJECT_ID_NBYTES = 16
+FEW_IDS = 20_000
 _FEW = 4
 """Objects up to which a statement each is faster than an Arrow table."""
 
@@ -77,6 +78,12 @@ def existing(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> set
         "SELECT object_id FROM tensordb.objects WHERE object_id IN (SELECT unnest(?::BLOB[]))", [list(object_ids)]
     )
     return {row[0] for row in found.fetchall()}
+
+
+def few(con: duckdb.DuckDBPyConnection) -> set[bytes] | None:
+    """Return the ids of all objects, None when there are more than `FEW_IDS`."""
+    found = con.execute(f"SELECT object_id FROM tensordb.objects LIMIT {FEW_IDS + 1}").fetchall()
+    return {object_id for (object_id,) in found} if len(found) <= FEW_IDS else None
 
 
 def add(con: duckdb.DuckDBPyConnection, new: Sequence[NewObject]) -> None:

@@ -90,7 +90,8 @@ class NewRecords:
         documents: Normalized metadata, part by part.
         packed: Stored form of each.
         payload: The payload of a single record that is to be inline.
-        prepared: Both as Arrow columns, when they were made ahead; of use if they have the dataset's types.
+        prepared: The documents and their stored forms as Arrow columns, when they were made ahead; of use if they
+            have the dataset's types.
     """
 
     first: int

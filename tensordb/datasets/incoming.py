@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,13 +14,22 @@ from tensordb.engine import Stored
 from tensordb.model import TensorSpec
 
 
+class Part(NamedTuple):
+    """Which records an object is for: what is kept of a batch once its tensor was written."""
+
+    positions: Sequence[int]
+    is_page: bool
+    object_id: bytes
+    spec: TensorSpec
+
+
 @dataclass
 class Incoming:
     """What one insert brings."""
 
     stored: dict[bytes, Stored] = field(default_factory=dict)
     refs: dict[bytes, int] = field(default_factory=dict)
-    parts: list[tuple[Batch, bytes, TensorSpec]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
     def add(self, batch: Batch, stored: Stored) -> None:
         """Take an object whose records stand at the batch's positions."""
@@ -28,7 +37,7 @@ class Incoming:
         self.stored.setdefault(object_id, stored)
         self.refs[object_id] = self.refs.get(object_id, 0) + len(batch.positions)
         record_spec = TensorSpec(spec.dtype, spec.shape[1:]) if batch.is_page else spec
-        self.parts.append((batch, object_id, record_spec))
+        self.parts.append(Part(batch.positions, batch.is_page, object_id, record_spec))
 
     @property
     def count(self) -> int:
@@ -37,18 +46,20 @@ class Incoming:
 
     def specs(self) -> set[TensorSpec]:
         """Return the specs of all records."""
-        return {spec for _, _, spec in self.parts}
+        return {part.spec for part in self.parts}
 
     def columns(self, numbers: Mapping[TensorSpec, int]) -> tuple[np.ndarray[Any, Any], ...]:
         """Return object ids, page rows and spec numbers of all records in the order of their positions."""
-        if len(self.parts) == 1:
-            ((batch, object_id, spec),) = self.parts
-            rows = np.arange(len(batch.positions)) if batch.is_page else np.full(len(batch.positions), -1)
-            return np.full(len(rows), object_id, f"V{OBJECT_ID_NBYTES}"), rows, np.full(len(rows), numbers[spec])
-        lengths = [len(batch.positions) for batch, _, _ in self.parts]
-        order = np.argsort(np.concatenate([np.asarray(batch.positions, np.int64) for batch, _, _ in self.parts]))
-        part = np.repeat(np.arange(len(self.parts)), lengths)[order]
-        row = np.concatenate([np.arange(length) for length in lengths])[order]
-        whole = np.array([not batch.is_page for batch, _, _ in self.parts])[part]
-        object_ids = np.array([object_id for _, object_id, _ in self.parts], f"V{OBJECT_ID_NBYTES}")[part]
-        return object_ids, np.where(whole, -1, row), np.array([numbers[spec] for _, _, spec in self.parts])[part]
+        parts = self.parts
+        lengths = [len(part.positions) for part in parts]
+        objects = np.array([part.object_id for part in parts], f"V{OBJECT_ID_NBYTES}")
+        specs = np.array([numbers[part.spec] for part in parts])
+        rows = [
+            np.arange(length) if part.is_page else np.full(length, -1)
+            for part, length in zip(parts, lengths, strict=True)
+        ]
+        if len(parts) == 1:
+            return np.repeat(objects, lengths), rows[0], np.repeat(specs, lengths)
+        order = np.argsort(np.concatenate([np.asarray(part.positions, np.int64) for part in parts]))
+        which = np.repeat(np.arange(len(parts)), lengths)[order]
+        return objects[which], np.concatenate(rows)[order], specs[which]

@@ -157,7 +157,7 @@ class Inserter:
             self._db.catalog.known.remember_dataset(row)
             payload = self._payload_inline(con, row, incoming) if small else None
             if payload is None:
-                if not small:  # it may bring small objects as well
+                if not small and any(each.encoded.nbytes <= inline.MAX_NBYTES for each in incoming.stored.values()):
                     self._db.catalog.known.forget_inline()
                 self._name(con, incoming, guess=guess and not self._db.catalog.in_transaction)
             return self._insert_rows(con, row, incoming, record_ids, column, payload)
@@ -171,7 +171,7 @@ class Inserter:
         encoded = stored.encoded
         held = self._db.catalog.known.inline(con, row)
         if object_id in held.places:
-            taken = inline.take_out(con, row, [held.places[object_id]])
+            taken = inline.take_out(con, row, [(held.places[object_id], object_id)])
             incoming.refs[object_id] += len(taken)
             held.take_out(object_id, encoded.nbytes)
         elif object_id not in held.named and held.has_room(encoded.nbytes):

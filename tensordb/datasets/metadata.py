@@ -90,6 +90,8 @@ class MetadataColumn:
         names = list(dict.fromkeys(chain.from_iterable(rows)))
         if len(names) > _MOST_COLUMNS or set(map(type, names)) - {str}:
             return False
+        if len({name.casefold() for name in (*names, *self.fields.fields)}) < len({*names, *self.fields.fields}):
+            return False  # SQL ignores case: which spelling a row has decides which value it gives
         whole = set(map(len, rows)) == {len(names)}
         kinds, columns = self.fields, {}
         for name in names:

@@ -10,12 +10,14 @@ import duckdb
 
 from tensordb.catalog import datasets, inline, objects, records
 from tensordb.catalog.datasets import DatasetRow
+from tensordb.catalog.inline import InlineRow
 from tensordb.catalog.objects import Total
 from tensordb.catalog.records import Selection
 from tensordb.datasets.record import html_table
 from tensordb.encoding.pipeline import PayloadReader
 from tensordb.engine import Database
-from tensordb.model import MeasuredError
+from tensordb.errors import FormatError, IntegrityError
+from tensordb.model import Encoding, MeasuredError
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class CompressionStats:
     Attributes:
         dataset: The dataset, None for the whole database.
         records: Number of records.
-        objects: Number of stored objects: a page is one, and equal tensors share one.
+        objects: Number of stored objects: a page is one, and equal tensors share one (small ones of different
+            datasets once they were compacted).
         original_nbytes: Bytes of the raw tensors of all records.
         stored_nbytes: Bytes of their payloads, each object once, with headers, scales and checksums. The catalog's
             own rows are not in it.
@@ -118,7 +121,7 @@ def _inline_totals(con: duckdb.DuckDBPyConnection, rows: Sequence[DatasetRow]) -
     """Yield a total for each record whose payload lies inline: only its own header says what was applied."""
     for row in rows:
         for each in inline.rows_of(con, row):
-            applied = PayloadReader(each.payload).encoding
+            applied = _applied(row.name, each)
             yield Total(
                 compression=applied.compression,
                 quantization=applied.quantization,
@@ -129,6 +132,15 @@ def _inline_totals(con: duckdb.DuckDBPyConnection, rows: Sequence[DatasetRow]) -
                 relative_l2=applied.error.relative_l2,
                 max_abs=applied.error.max_abs,
             )
+
+
+def _applied(name: str, row: InlineRow) -> Encoding:
+    try:
+        return PayloadReader(row.payload).encoding
+    except (IntegrityError, FormatError) as error:
+        raise IntegrityError(
+            f"record {row.record_id!r} of dataset {name!r} is damaged, so that there are no totals: {error}"
+        ) from error
 
 
 def _merged(totals: Sequence[Total]) -> list[Total]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 from tensordb.datasets.batching import Batch
 from tensordb.encoding.pipeline import EncodedTensor, encode
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database, Stored
+
+Result = TypeVar("Result")
 
 _ENCODERS = 2
 """Batches encoded at a time: the work is mostly outside of the GIL, but not all of it."""
@@ -29,6 +33,8 @@ def written(db: Database, source: Iterator[Batch], config: CompressionConfig) ->
     encoding: deque[tuple[Batch, Future[EncodedTensor]]] = deque()
     writing: deque[tuple[Batch, Future[Stored]]] = deque()
     ahead = unsynced = 0
+    # Each look-up costs a millisecond. What another process stores or deletes meanwhile is found out at the commit.
+    stored_before = db.writer.few_stored()
     with ThreadPoolExecutor(_ENCODERS) as encoders, ThreadPoolExecutor(1) as appender:
 
         def advance() -> int:
@@ -37,18 +43,20 @@ def written(db: Database, source: Iterator[Batch], config: CompressionConfig) ->
             batch, future = encoding.popleft()
             encoded = future.result()
             # Asked in this thread: inside a transaction no other one can.
-            known = not batch.is_page and db.writer.is_stored(encoded)
-            writing.append((batch, appender.submit(db.writer.append, encoded, known=known)))
+            known = not batch.is_page and (
+                db.writer.is_stored(encoded) if stored_before is None else encoded.object_id in stored_before
+            )
+            writing.append((batch, _begun(appender, partial(db.writer.append, encoded, known=known))))
             unsynced += encoded.nbytes
             if unsynced >= _SYNCED_NBYTES:
-                appender.submit(db.payloads.flush)
+                _begun(appender, db.payloads.flush)  # when it fails, the flush before the commit says so
                 unsynced = 0
             return batch.tensor.nbytes
 
         for batch in source:
             while encoding and (len(encoding) > _ENCODERS or ahead + batch.tensor.nbytes > _AHEAD_NBYTES):
                 ahead -= advance()
-            encoding.append((batch, encoders.submit(encode, batch.tensor, config, page=batch.is_page)))
+            encoding.append((batch, _begun(encoders, partial(encode, batch.tensor, config, page=batch.is_page))))
             ahead += batch.tensor.nbytes
             while len(writing) > _BEHIND:
                 yield _finished(writing)
@@ -56,6 +64,19 @@ def written(db: Database, source: Iterator[Batch], config: CompressionConfig) ->
             advance()
         while writing:
             yield _finished(writing)
+
+
+def _begun(executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[Result]:
+    """Begin work in the background; an interpreter that is exiting starts no threads, and this one does it."""
+    try:
+        return executor.submit(work)
+    except RuntimeError:
+        done: Future[Result] = Future()
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 def _finished(writing: deque[tuple[Batch, Future[Stored]]]) -> tuple[Batch, Stored]:

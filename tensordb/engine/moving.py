@@ -25,45 +25,64 @@ _MOVED_NBYTES = 64 << 20
 _INLINE_AT_ONCE = 4096
 
 
-def move_inline(db: Database) -> int:
-    """Move the payloads that lie in records' rows to segments; return how many there were."""
+def move_inline(db: Database) -> tuple[int, list[str]]:
+    """Move the payloads that lie in records' rows to segments.
+
+    Returns:
+        How many were moved, and what is wrong with each that is damaged, which stays where it is.
+    """
     with db.catalog.read() as con:
         names = [row.name for row in datasets.fetch_all(con)]
-    moved = 0
+    moved, damaged, after = 0, [], -1
     for name in names:
-        # What is inlined meanwhile is for the next time, or this would not end.
-        while (found := _move_inline_of(db, name)) == _INLINE_AT_ONCE:
-            moved += found
-        moved += found
-    return moved
+        found: list[InlineRow] | None = None
+        while found is None or len(found) == _INLINE_AT_ONCE:
+            after = found[-1].seq if found else -1
+            found, sound, broken = _move_inline_of(db, name, after)
+            moved += sound
+            damaged += broken
+    return moved, damaged
 
 
-def _move_inline_of(db: Database, name: str) -> int:
-    """Move some payloads out of their records' rows; equal ones become one object. Return how many there were."""
+def _move_inline_of(db: Database, name: str, after: int) -> tuple[list[InlineRow], int, list[str]]:
+    """Move some payloads out of their records' rows; equal ones become one object."""
     store, catalog = db.payloads, db.catalog
     try:
         with catalog.read() as con:
             dataset = catalog.known.dataset(con, name)
-            found = inline.rows_of(con, dataset, _INLINE_AT_ONCE)
-        if not found:
-            return 0
-        with store.writing():
-            new = {row.object_id: row for row in reversed(found)}
-            moved = {object_id: _object_of(db, row) for object_id, row in new.items()}
-            store.flush()
-            with catalog.write("moving payloads") as con:
-                now = catalog.known.dataset(con, name)
-                if (now.dataset_id, now.created_at) == (dataset.dataset_id, dataset.created_at):
-                    _name_taken_out(db, con, now, found, moved)
+            found = inline.rows_of(con, dataset, after=after, limit=_INLINE_AT_ONCE)
+        sound, damaged = _sifted(name, found)
+        if sound:
+            with store.writing():
+                moved = {
+                    row.object_id: _object_of(db, row) for row in {each.object_id: each for each in sound}.values()
+                }
+                store.flush()
+                with catalog.write("moving payloads") as con:
+                    now = catalog.known.dataset(con, name)
+                    if (now.dataset_id, now.created_at) == (dataset.dataset_id, dataset.created_at):
+                        _name_taken_out(db, con, now, sound, moved)
     except DatasetNotFoundError:  # deleted meanwhile
-        return 0
+        return [], 0, []
     db.reader.forget()
-    return len(found)
+    return found, len(sound), damaged
+
+
+def _sifted(name: str, found: Sequence[InlineRow]) -> tuple[list[InlineRow], list[str]]:
+    """Return the records whose payloads are sound, and what is wrong with the others."""
+    sound, damaged = [], []
+    for row in found:
+        try:
+            PayloadReader(row.payload).verify()
+            sound.append(row)
+        except (IntegrityError, FormatError) as error:
+            damaged.append(f"record {row.record_id!r} of dataset {name!r}: {error}")
+    return sound, damaged
 
 
 def _object_of(db: Database, row: InlineRow) -> NewObject:
     """Copy a payload to the segment being appended to, and return the object that it is there."""
-    reader = _sound(row.object_id, row.payload)
+    reader = PayloadReader(row.payload)
     place = db.payloads.append([row.payload])
     applied = reader.encoding
     return NewObject(
@@ -89,7 +108,7 @@ def _name_taken_out(
     new: Mapping[bytes, NewObject],
 ) -> None:
     """Have records name objects, in a write block; what was deleted meanwhile is left out."""
-    there = inline.take_out(con, row, [each.seq for each in found])
+    there = inline.take_out(con, row, [(each.seq, each.object_id) for each in found])
     refs = Counter(each.object_id for each in found if each.seq in there)
     present = objects.existing(con, list(refs))
     if present:
@@ -115,7 +134,7 @@ def _move(db: Database, found: Sequence[ObjectRow], payloads: Sequence[memoryvie
     """Copy payloads to the segment being appended to, and point their objects there in one commit."""
     store, catalog = db.payloads, db.catalog
     for row, payload in zip(found, payloads, strict=True):
-        _sound(row.object_id, payload)
+        _check_sound(row.object_id, payload)
     with store.writing():
         places = [store.append([payload]) for payload in payloads]
         store.flush()
@@ -135,14 +154,12 @@ def _up_to(found: Sequence[ObjectRow], nbytes: int) -> list[ObjectRow]:
     return part
 
 
-def _sound(object_id: bytes, payload: bytes | memoryview) -> PayloadReader:
+def _check_sound(object_id: bytes, payload: memoryview) -> None:
     """Read a payload that is about to be moved; damage must not be copied and its source removed."""
     try:
-        reader = PayloadReader(payload)
-        reader.verify()
+        PayloadReader(payload).verify()
     except (IntegrityError, FormatError) as error:
         raise IntegrityError(
             f"object {object_id.hex()} is damaged and stays where it is ({error}); verify() names its records, "
             "delete them and compact again"
         ) from error
-    return reader

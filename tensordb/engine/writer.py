@@ -21,7 +21,7 @@ from tensordb.payloads import Location, PayloadStore
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An encoded tensor on its way into the catalog: `location` is None while its payload is in no segment."""
+    """An encoded tensor on its way into the catalog: `location` is None while its payload was not written."""
 
     encoded: EncodedTensor
     location: Location | None
@@ -35,11 +35,19 @@ class ObjectWriter:
         self._payloads = payloads
 
     def is_stored(self, encoded: EncodedTensor) -> bool:
-        """Tell whether an equal object is in the catalog, so that its payload need not be written again."""
+        """Tell whether an equal object is in the catalog, so that its payload need not be written again.
+
+        Of a small one this is not asked, since writing it again costs less than the look-up.
+        """
         if encoded.nbytes <= MAX_NBYTES:
             return False
         with self._catalog.read() as con:
             return bool(objects.existing(con, [encoded.object_id]))
+
+    def few_stored(self) -> set[bytes] | None:
+        """Return the ids of all objects in the catalog, None when they are many."""
+        with self._catalog.read() as con:
+            return objects.few(con)
 
     def append(self, encoded: EncodedTensor, *, known: bool = False) -> Stored:
         """Write a payload to a segment, unless it is `known` to be stored."""
@@ -73,8 +81,10 @@ class ObjectWriter:
 
     def _row(self, stored: Stored, refs: int) -> NewObject:
         encoded = stored.encoded
-        # It has no place yet when there was no room inline, or when the equal object was deleted since it was seen.
-        location = stored.location or self._payloads.append(encoded.buffers)
+        location = stored.location
+        if location is None:  # there was no room inline, or the equal object was deleted since it was seen
+            location = self._payloads.append(encoded.buffers)
+            self._payloads.flush()  # here, where a failure ends the write: at the commit it might be another's
         applied = encoded.encoding
         return NewObject(
             object_id=encoded.object_id,

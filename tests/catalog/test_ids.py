@@ -33,6 +33,7 @@ def test_ids_are_distinct_sort_like_their_numbers_and_give_them_back(first: int,
     texts=st.lists(
         st.text(max_size=16)
         | st.text("0123456789abcdefABCDEF_ é", min_size=15, max_size=15)
+        | st.text("07f", min_size=13, max_size=17)
         | SEQUENCES.map(lambda number: generated_id(number, 7))
     )
 )

@@ -196,6 +196,26 @@ def test_an_inline_payload_that_is_gone_or_of_another_length_is_an_integrity_err
     assert broken(folder, sample) == set(sample.inline)
 
 
+def test_one_damaged_inline_payload_spoils_nothing_but_totals_and_those_name_it(sample: Sample, tmp_path: Path) -> None:
+    folder, bad = sample.copy(tmp_path / "db"), sample.inline[3]
+    with duckdb.connect(str(folder / "catalog.duckdb")) as con:
+        rows = con.execute("SELECT seq FROM tensordb.records_1 WHERE payload IS NOT NULL ORDER BY seq").fetchall()
+        con.execute("UPDATE tensordb.records_1 SET payload = payload[1:9] WHERE seq = ?", [rows[3][0]])
+    with TensorStorage(folder) as db:
+        with pytest.raises(IntegrityError, match=bad):
+            db.get_compression_stats()
+        for _ in range(2):
+            with pytest.raises(IntegrityError, match=bad):
+                db.maintenance.compact()
+            held = db.sql("SELECT seq FROM tensordb.records_1 WHERE payload IS NOT NULL")
+            assert held.num_rows == 1, "the sound ones were moved"
+        assert [record.record_id for record in db.verify().damaged] == [bad]
+        db.delete_tensor("d", bad)
+        db.maintenance.compact()
+        assert db.verify().ok
+        assert len(db.get_many("d", [key for key in sample.tensors if key != bad])) == len(sample.tensors) - 1
+
+
 def test_an_object_that_vanished_from_the_catalog_is_an_integrity_error(sample: Sample, tmp_path: Path) -> None:
     folder = sample.copy(tmp_path / "db")
     with duckdb.connect(str(folder / "catalog.duckdb")) as con:

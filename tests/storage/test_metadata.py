@@ -156,3 +156,11 @@ def test_any_documents_in_any_order_come_back_as_they_were(documents: list[dict[
         assert db.sql("FROM data").num_rows == len(documents)
         db.update_tensor_metadata("data", records[0].id, documents[-1])
         assert repr(db.get_dataset_with_metadata("data")[0].metadata) == repr(documents[-1])
+
+
+def test_keys_that_differ_in_case_are_one_field_of_many_records_as_of_single_ones(data: TensorStorage) -> None:
+    rows = [{"Loss": 1.0}, {"loss": 2.0}, {"loss": 3.0, "x": 1}, {"Loss": 4.0}, {"LOSS": 5.0}]
+    data.insert_many("data", torch.zeros(len(rows), 2), rows)
+    assert [record.metadata for record in data.query("data", "metadata.loss > 1.5")] == rows[1:]
+    data.insert_many("data", torch.ones(4, 2), [{"lOSS": float(i)} for i in range(6, 10)])
+    assert data.count("data", "metadata.loss > 1.5") == 8

@@ -64,7 +64,8 @@ def _load() -> None:
 
 def _settle() -> None:
     """Before a fork: a child would inherit the import locks of a thread that it does not have."""
-    loader = _loader
+    with _lock:  # between the start of the thread and the note of it
+        loader = _loader
     if loader is not None and loader is not threading.current_thread():
         loader.join()
 
