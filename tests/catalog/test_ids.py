@@ -42,6 +42,11 @@ def test_many_ids_are_read_as_each_is_by_itself(texts: list[str]) -> None:
     assert sequences_of(texts, 7).tolist() == [-1 if number is None else number for number in expected]
 
 
+def test_pieces_of_ids_that_would_join_to_ids_are_none() -> None:
+    first, second = generated_id(16, 7), generated_id(33, 7)
+    assert sequences_of([first[:-1], "0" + second], 7).tolist() == [-1, -1]
+
+
 @given(text=st.text(max_size=16) | st.text("0123456789abcdefABCDEF_x", min_size=15, max_size=15))
 def test_other_text_is_taken_for_no_number_or_for_one_that_gives_the_same_text(text: str) -> None:
     for nonce in (0, 7, 255):
