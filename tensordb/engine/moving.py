@@ -17,6 +17,7 @@ from tensordb.catalog.inline import InlineRow
 from tensordb.catalog.objects import NewObject, ObjectRow
 from tensordb.encoding.pipeline import PayloadReader
 from tensordb.engine.database import Database
+from tensordb.engine.writer import new_object
 from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
 from tensordb.payloads import Location
 
@@ -84,20 +85,7 @@ def _object_of(db: Database, row: InlineRow) -> NewObject:
     """Copy a payload to the segment being appended to, and return the object that it is there."""
     reader = PayloadReader(row.payload)
     place = db.payloads.append([row.payload])
-    applied = reader.encoding
-    return NewObject(
-        object_id=row.object_id,
-        content_id=reader.content_id(),
-        refs=0,
-        raw_nbytes=row.nbytes,
-        stored_nbytes=len(row.payload),
-        compression=applied.compression,
-        quantization=applied.quantization,
-        relative_l2=applied.error.relative_l2,
-        max_abs=applied.error.max_abs,
-        segment=place.segment,
-        position=place.offset,
-    )
+    return new_object(row.object_id, reader.content_id(), reader.encoding, place, refs=0)
 
 
 def _name_taken_out(

@@ -16,6 +16,7 @@ from tensordb.catalog.inline import MAX_NBYTES
 from tensordb.catalog.objects import NewObject
 from tensordb.catalog.session import Catalog
 from tensordb.encoding.pipeline import EncodedTensor
+from tensordb.model import Encoding
 from tensordb.payloads import Location, PayloadStore
 
 
@@ -85,17 +86,21 @@ class ObjectWriter:
         if location is None:  # there was no room inline, or the equal object was deleted since it was seen
             location = self._payloads.append(encoded.buffers)
             self._payloads.flush()  # here, where a failure ends the write: at the commit it might be another's
-        applied = encoded.encoding
-        return NewObject(
-            object_id=encoded.object_id,
-            content_id=encoded.content_id,
-            refs=refs,
-            raw_nbytes=applied.original_nbytes,
-            stored_nbytes=encoded.nbytes,
-            compression=applied.compression,
-            quantization=applied.quantization,
-            relative_l2=applied.error.relative_l2,
-            max_abs=applied.error.max_abs,
-            segment=location.segment,
-            position=location.offset,
-        )
+        return new_object(encoded.object_id, encoded.content_id, encoded.encoding, location, refs)
+
+
+def new_object(object_id: bytes, content_id: bytes, applied: Encoding, place: Location, refs: int) -> NewObject:
+    """Return the catalog's row for an object whose payload is at `place`, with what was `applied` to it."""
+    return NewObject(
+        object_id=object_id,
+        content_id=content_id,
+        refs=refs,
+        raw_nbytes=applied.original_nbytes,
+        stored_nbytes=applied.stored_nbytes,
+        compression=applied.compression,
+        quantization=applied.quantization,
+        relative_l2=applied.error.relative_l2,
+        max_abs=applied.error.max_abs,
+        segment=place.segment,
+        position=place.offset,
+    )

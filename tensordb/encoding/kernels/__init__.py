@@ -8,6 +8,6 @@ beside the package or in the user's cache directory, in files of its own that it
 
 from __future__ import annotations
 
-from tensordb.encoding.kernels.loading import Kernels, load, ready
+from tensordb.encoding.kernels.loading import load, ready
 
-__all__ = ["Kernels", "load", "ready"]
+__all__ = ["load", "ready"]

@@ -11,12 +11,10 @@ from typing import Any
 WORTH_LOADING = 64 << 20
 """Bytes of work after which the kernels are loaded."""
 
-Kernels = ModuleType
-
 _lock = threading.Lock()
 _worked = 0
 _loader: threading.Thread | None = None
-_kernels: Kernels | None = None
+_kernels: ModuleType | None = None
 
 
 def ready(nbytes: int) -> Any:
