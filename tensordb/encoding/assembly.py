@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb.encoding.choice import MINIMUM_SAVING, RAW_PLAN, Plan
 from tensordb.encoding.format import ENTRY_BYTES, Descriptor, StageRecord, pack_header
 from tensordb.encoding.frames import RAW, FrameList, pieces_of
 from tensordb.encoding.layout import Layout, chunk_elements, layout_of, parameter_frames
 from tensordb.encoding.lossy import Stored
+from tensordb.encoding.plans import MINIMUM_SAVING, RAW_PLAN, Plan
 from tensordb.encoding.workers import for_each
 from tensordb.model import Encoding
 from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
@@ -24,16 +24,22 @@ def stage_record(stage: Any) -> StageRecord:
     return StageRecord(stage.id, stage.pack()) if stage is not None else StageRecord()
 
 
-def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan) -> tuple[Descriptor, Plan, FrameList]:
+def chunk_of(stored: Stored) -> int:
+    """Return how many elements a chunk is to have; 0 for all.
+
+    Raises:
+        InvalidInputError: if a record of a page is too large for a chunk.
+    """
+    return chunk_elements(math.prod(stored.spec.shape), _record_elements(stored), _itemsize(stored))
+
+
+def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan, chunk: int) -> tuple[Descriptor, Plan, FrameList]:
     """Return the whole payload for one plan, with its descriptor and the plan that was kept to."""
-    shape = stored.spec.shape
-    record = math.prod(shape[1:]) if stored.page else 0
-    itemsize = dtype_from_name(stored.codes_dtype).itemsize
-    chunk = chunk_elements(math.prod(shape), record, itemsize)
-    layout = layout_of(math.prod(shape), record, itemsize, chunk, plan.filter)
+    elements = math.prod(stored.spec.shape)
+    layout = layout_of(elements, _record_elements(stored), _itemsize(stored), chunk, plan.filter)
     frames = _write(codes, layout, plan)
     if plan.optional and frames.nbytes + ENTRY_BYTES * len(frames.words) > (1 - MINIMUM_SAVING) * codes.nbytes:
-        return assemble(stored, codes, RAW_PLAN)
+        return assemble(stored, codes, RAW_PLAN, chunk)
     for parameter in stored.parameters:
         data = byte_view(parameter)
         frames.add([(RAW, data[begin:end]) for begin, end in parameter_frames(parameter.numel())])
@@ -52,6 +58,14 @@ def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan) -> tuple[Desc
     frames.buffers.insert(0, header)
     frames.nbytes += len(header)
     return descriptor, plan, frames
+
+
+def _record_elements(stored: Stored) -> int:
+    return math.prod(stored.spec.shape[1:]) if stored.page else 0
+
+
+def _itemsize(stored: Stored) -> int:
+    return dtype_from_name(stored.codes_dtype).itemsize
 
 
 def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan) -> FrameList:
@@ -74,14 +88,18 @@ def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan) -> FrameList:
 
 
 def _write_batch(codes: NDArray[np.uint8], layout: Layout, plan: Plan) -> FrameList:
-    groups = plan.filter.split(codes, layout.records(codes.nbytes))
-    codec = None if plan is RAW_PLAN else plan.codec
-    columns = [
-        pieces_of(data, layout.group_bytes(group, layout.chunk_bytes), codec, plan.keep_below[group])
-        for group, data in enumerate(groups)
-    ]
+    codec = plan.codec if plan.codec.id else None
     frames = FrameList()
-    frames.add(list(chain.from_iterable(zip(*columns, strict=True))))
+    # Where each record has its slice of each group, so has each chunk: all are taken apart in one go.
+    step = codes.nbytes if plan.filter.sliceable else layout.chunk_bytes
+    for begin in range(0, codes.nbytes, step):
+        part = codes[begin : begin + step]
+        groups = plan.filter.split(part, layout.records(part.nbytes))
+        sizes = plan.filter.shares(min(layout.chunk_bytes, part.nbytes))
+        columns = [
+            pieces_of(data, size, codec, keep) for data, size, keep in zip(groups, sizes, plan.keep_below, strict=True)
+        ]
+        frames.add(list(chain.from_iterable(zip(*columns, strict=True))))
     return frames
 
 

@@ -62,7 +62,9 @@ class Chunks:
             )
         spans = parameter_frames(self.where.total) if arrays else []
         parameter_sizes = [stop - start for start, stop in spans] * arrays
-        self.frames = FrameTable(payload, header, self.layout.frame_sizes() + parameter_sizes)
+        code_sizes = self.layout.frame_sizes()
+        loose = 0 if self.filter.sliceable else len(code_sizes)
+        self.frames = FrameTable(payload, header, code_sizes + parameter_sizes, loose)
         self._arrays = self._parameter_spans(arrays, len(spans))
 
     def _quantizer(self) -> Quantizer | None:
@@ -93,6 +95,11 @@ class Chunks:
     def read_codes(self, first: int, last: int, out: Bytes) -> None:
         """Write the codes of chunks `first` to `last` (exclusive) to `out`, which has their bytes."""
         layout, count = self.layout, self.layout.group_count
+        if not self.filter.sliceable:
+            for chunk in range(first, last):
+                begin = (chunk - first) * layout.chunk_bytes
+                self._read_chunk(chunk, out[begin : begin + layout.chunk_bytes])
+            return
         indices = range(first * count, last * count)
         contents = self.frames.contents(indices, self.codec)
         addresses = self.frames.addresses(indices, contents)
@@ -105,6 +112,14 @@ class Chunks:
                 slices.chunks = [contents[at : at + count] for at in range(begin * count, end * count, count)]
                 slices.addresses = [addresses[at : at + count] for at in range(begin * count, end * count, count)]
                 self.filter.gather(slices, part)
+
+    def _read_chunk(self, chunk: int, out: Bytes) -> None:
+        """Write the codes of a chunk to `out`, the size of each group found from those before it."""
+        first, groups = chunk * self.layout.group_count, list[Bytes]()
+        for group in range(self.layout.group_count):
+            size = self.filter.share(group, out.nbytes, groups)
+            groups.append(self.frames.content(first + group, self.codec, size))
+        self.filter.merge(groups, self.layout.records(out.nbytes), out)
 
     def read_values(self, first: int, last: int, out: Bytes) -> None:
         """Write the tensor's bytes of chunks `first` to `last` (exclusive) to `out`, which has their bytes."""
@@ -151,8 +166,16 @@ class Chunks:
             IntegrityError: if anything is not as it was written.
         """
         self.frames.check_padding()
-        for frame in range(len(self.frames)):
-            self.frames.content(frame, self.codec)
+        codes = self.layout.chunks * self.layout.group_count
+        if self.filter.sliceable:
+            for frame in range(codes):
+                self.frames.contents((frame,), self.codec)
+        else:
+            for chunk in range(self.layout.chunks):
+                first, last = self.layout.span(chunk, chunk + 1)
+                self._read_chunk(chunk, np.empty(last - first, np.uint8))
+        for frame in range(codes, len(self.frames)):
+            self.frames.verified(frame)
 
 
 def _itemsize(dtype: str) -> int:

@@ -84,6 +84,8 @@ def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) ->
     Returns:
         The pieces in their order.
     """
+    if not len(data):
+        return [(RAW, b"")]
     view = memoryview(data)  # type: ignore[arg-type]  # an array is a buffer
     pieces: list[Piece] = [(RAW, view[at : at + size]) for at in range(0, len(view), size)]
     if codec is None:
@@ -114,7 +116,19 @@ class FrameTable:
     where its last frame ends.
     """
 
-    def __init__(self, payload: memoryview, header: Header, sizes: Sequence[int]) -> None:
+    def __init__(self, payload: memoryview, header: Header, sizes: Sequence[int], loose: int = 0) -> None:
+        """Take a payload with its header.
+
+        Args:
+            payload: All of it.
+            header: Verified.
+            sizes: Decoded bytes of each frame.
+            loose: Of so many frames, the first ones, `sizes` says only how large they can be.
+
+        Raises:
+            FormatError: if the table is impossible.
+            IntegrityError: if the payload does not end where its last frame does.
+        """
         if len(header.words) != len(sizes):
             raise FormatError(
                 f"frame table has {len(header.words)} entries where the tensor has {len(sizes)} frames; it is forged"
@@ -127,7 +141,7 @@ class FrameTable:
         self._ends: list[int] = []
         at = end = header.end
         for index, (kind, value, size) in enumerate(zip(self.kinds, self.values, sizes, strict=True)):
-            _check_entry(index, kind, value, size)
+            _check_entry(index, kind, value, size, index < loose)
             end = at if kind == CONSTANT else at + value
             self.starts.append(at)
             self._ends.append(end)
@@ -156,14 +170,23 @@ class FrameTable:
         """
         return self._verified((index,))[0]
 
-    def content(self, index: int, codec: Codec) -> Any:
-        """Return the decoded bytes of a frame; those of a raw one alias the payload."""
-        return self.contents((index,), codec)[0]
+    def content(self, index: int, codec: Codec, size: int) -> Bytes:
+        """Return the decoded bytes of a frame, which must be `size`; those of a raw one alias the payload.
+
+        Raises:
+            IntegrityError: if they are not, or do not match their checksum.
+        """
+        data = self.verified(index)
+        if self.kinds[index] != RAW:
+            return np.frombuffer(self._decoded(index, data, codec, size), np.uint8)
+        if len(data) != size:
+            raise IntegrityError(f"frame {index} has {len(data)} bytes where {size} must be; the payload is forged")
+        return np.frombuffer(data, np.uint8)
 
     def contents(self, indices: Sequence[int], codec: Codec) -> list[Any]:
         """Return the decoded bytes of frames; those of raw ones alias the payload."""
         return [
-            data if self.kinds[index] == RAW else self._decoded(index, data, codec)
+            data if self.kinds[index] == RAW else self._decoded(index, data, codec, self.sizes[index])
             for index, data in zip(indices, self._verified(indices), strict=True)
         ]
 
@@ -185,10 +208,10 @@ class FrameTable:
             )
         return stored
 
-    def _decoded(self, index: int, data: memoryview, codec: Codec) -> bytes:
+    def _decoded(self, index: int, data: memoryview, codec: Codec, size: int) -> bytes:
         if self.kinds[index] == COMPRESSED:
-            return codec.decompress(data, self.sizes[index])
-        return bytes((self.values[index],)) * self.sizes[index]
+            return codec.decompress(data, size)
+        return bytes((self.values[index],)) * size
 
     def raw_span(self, first: int, last: int) -> tuple[int, int] | None:
         """Return the byte range of frames `first` to `last` (exclusive) if they are raw and lie without gaps."""
@@ -205,9 +228,9 @@ class FrameTable:
                 raise IntegrityError(f"padding at byte {end} is not zero; restore the payload from a copy")
 
 
-def _check_entry(index: int, kind: int, value: int, size: int) -> None:
+def _check_entry(index: int, kind: int, value: int, size: int, loose: bool) -> None:
     if kind == RAW:
-        possible = value == size
+        possible = value <= size if loose else value == size
     elif kind == COMPRESSED:
         possible = 0 < value < size
     else:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding.chunks import Chunks
+from tensordb.encoding.filters import NoFilter
 from tensordb.encoding.filters.base import Slices
 from tensordb.encoding.indexing import chunk_of_runs
 from tensordb.encoding.workers import for_each
@@ -92,11 +93,17 @@ def _records_alike(requests: Sequence[tuple[Chunks, list[int]]]) -> Bytes:
     first = requests[0][0]
     count = sum(len(rows) for _, rows in requests)
     layout = first.layout
-    slices = Slices(tuple(layout.group_bytes(group, layout.record_bytes) for group in range(layout.group_count)))
-    for chunks, rows in requests:
-        _take_slices(chunks, rows, slices)
     codes = np.empty(count * layout.record_bytes, np.uint8)
-    first.filter.gather(slices, codes)
+    if first.filter.sliceable:
+        slices = Slices(tuple(first.filter.shares(layout.record_bytes)))
+        for chunks, rows in requests:
+            _take_slices(chunks, rows, slices)
+        first.filter.gather(slices, codes)
+    else:
+        slices = Slices((layout.record_bytes,))
+        for chunks, rows in requests:
+            _take_chunks(chunks, rows, slices)
+        NoFilter().gather(slices, codes)
     if first.quantizer is None:
         return codes
     parameters = [chunks.record_parameters(np.array(rows, np.int64)) for chunks, rows in requests]
@@ -121,6 +128,23 @@ def _take_slices(chunks: Chunks, rows: list[int], slices: Slices) -> None:
     slices.addresses += [addresses[at : at + count] for at in range(0, len(indices), count)]
     slices.which += [touched[row // per_chunk] for row in rows]
     slices.within += [row % per_chunk for row in rows]
+
+
+def _take_chunks(chunks: Chunks, rows: list[int], slices: Slices) -> None:
+    """Add the records from chunks that are put together whole."""
+    layout = chunks.layout
+    per_chunk = layout.chunk_bytes // layout.record_bytes
+    touched: dict[int, int] = {}
+    for row in rows:
+        chunk = row // per_chunk
+        if chunk not in touched:
+            touched[chunk] = len(slices.chunks)
+            begin, end = layout.span(chunk, chunk + 1)
+            codes = np.empty(end - begin, np.uint8)
+            chunks.read_codes(chunk, chunk + 1, codes)
+            slices.chunks.append([codes])
+        slices.which.append(touched[chunk])
+        slices.within.append(row % per_chunk)
 
 
 def positions_of(rows: Rows, size: int) -> list[int]:

@@ -21,8 +21,8 @@ MAX_CHUNK_BYTES = 1 << 26
 class Layout:
     """How the bytes of the codes are cut.
 
-    A chunk is cut into frames, one for each group of the filter. In a page a chunk holds whole records, and each
-    group holds its records one after the other; otherwise a chunk counts as one record.
+    A chunk is cut into frames, one for each group of the filter. In a page a chunk holds whole records; otherwise a
+    chunk counts as one record.
 
     Attributes:
         nbytes: Bytes of all codes.
@@ -54,7 +54,7 @@ class Layout:
     @property
     def group_count(self) -> int:
         """Frames of a chunk."""
-        return len(self.filter.groups)
+        return self.filter.groups
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Return where the codes of chunks `first` to `last` (exclusive) begin and end, in bytes."""
@@ -68,26 +68,18 @@ class Layout:
         """Return how many records this many bytes of codes are for the filter."""
         return nbytes // self.record_bytes if self.record_bytes else 1
 
-    def group_bytes(self, group: int, nbytes: int) -> int:
-        """Return a group's share of this many bytes of codes."""
-        return nbytes * self.filter.groups[group] // self.filter.width
-
     def frame_sizes(self) -> list[int]:
-        """Return the decoded bytes of every frame of the codes: chunk by chunk, group by group."""
+        """Return the decoded bytes of every frame of the codes, or the most they can be: chunk by chunk."""
         if not self.chunks:
             return []
         last = self.nbytes - (self.chunks - 1) * self.chunk_bytes
-        return self._shares(self.chunk_bytes) * (self.chunks - 1) + self._shares(last)
+        return self.filter.shares(self.chunk_bytes) * (self.chunks - 1) + self.filter.shares(last)
 
     def slices(self, nbytes: int, chunks: int) -> Slices:
         """Return where the records of whole chunks of `nbytes` bytes are, their contents still missing."""
-        # A plane by itself lies in one piece however many records there are; so does a chunk that is no page's.
-        pieces = self.records(nbytes) if max(self.filter.groups) > 1 and self.filter.width > 1 else 1
+        pieces = self.records(nbytes) if self.filter.by_record else 1
         which = [chunk for chunk in range(chunks) for _ in range(pieces)]
-        return Slices(tuple(self._shares(nbytes // pieces)), [], [], which, list(range(pieces)) * chunks)
-
-    def _shares(self, nbytes: int) -> list[int]:
-        return [self.group_bytes(group, nbytes) for group in range(self.group_count)]
+        return Slices(tuple(self.filter.shares(nbytes // pieces)), [], [], which, list(range(pieces)) * chunks)
 
 
 def parameter_frames(total: int) -> list[tuple[int, int]]:

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from tensordb.encoding.assembly import assemble, describe, stage_record
+from tensordb.encoding.assembly import assemble, chunk_of, describe, stage_record
 from tensordb.encoding.choice import plans_for
 from tensordb.encoding.chunks import Chunks
 from tensordb.encoding.format import Descriptor
 from tensordb.encoding.gather import Rows, gather_records, gather_rows, gather_runs, positions_of
 from tensordb.encoding.indexing import Index, select
 from tensordb.encoding.lossy import Stored, quantize_where_possible
+from tensordb.encoding.plans import Codes
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.encoding.workers import WORTH_WAKING, for_each, start
 from tensordb.errors import InvalidInputError
@@ -74,13 +75,20 @@ def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = Fals
     codes = byte_view(stored.codes)
     hashing = start if codes.nbytes >= _HASHED_APART else _at_once
     content_id = hashing(lambda: _content_id(stored))
-    record_bytes = codes.nbytes // spec.shape[0] if page and codes.nbytes else 0
-    plans = plans_for(config, stored.codes_dtype, codes, record_bytes, stored.quantizer is not None)
-    results = (assemble(stored, codes, plan) for plan in plans)
+    chunk = chunk_of(stored)
+    chunk_bytes = chunk * stored.codes.element_size() or codes.nbytes
+    plans = plans_for(config, _codes_of(stored, codes), chunk_bytes)
+    results = (assemble(stored, codes, plan, chunk) for plan in plans)
     descriptor, plan, payload = min(results, key=lambda result: result[2].nbytes)
     identity = blake3(content_id() + descriptor.pack()).digest(_OBJECT_ID_BYTES)
     encoding = describe(descriptor, stored.quantizer, plan, payload.nbytes)
     return EncodedTensor(spec, tuple(payload.buffers), payload.nbytes, encoding, content_id(), identity)
+
+
+def _codes_of(stored: Stored, data: Any) -> Codes:
+    record_bytes = data.nbytes // stored.spec.shape[0] if stored.page and data.nbytes else 0
+    bits = stored.quantizer.code_bits if stored.quantizer else 8 * stored.codes.element_size()
+    return Codes(data, stored.codes_dtype, stored.spec.shape, record_bytes, bits, stored.quantizer is not None)
 
 
 def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tensordb.encoding.codecs import CODEC_NAMES, Codec, codec_named
+from tensordb.encoding.filters import FILTER_NAMES
 from tensordb.encoding.quantizers import (
     QUANTIZER_NAMES,
     Quantizer,
@@ -18,7 +19,7 @@ from tensordb.encoding.quantizers import (
 from tensordb.errors import InvalidInputError, UnknownPresetError
 
 COMPRESSION_NAMES = ("none", "auto", "best", *CODEC_NAMES[1:])
-_FILTER_NAMES = ("none", "planes")
+_FILTER_NAMES = tuple(name for name in FILTER_NAMES if name != "constant")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,13 +49,15 @@ class CompressionConfig:
     """How tensors are encoded from now on.
 
     Attributes:
-        compression: ``"none"``, ``"auto"`` (chosen by dtype and values: byte planes with zstd for floats, zstd for the
-            rest, nothing where it saves less than 1.5 %), ``"best"`` (every candidate is tried, the smallest kept),
-            ``"zstd"``, ``"lz4"``, ``"gzip"``, ``"zlib"`` or ``"lzma"``.
+        compression: ``"none"``, ``"auto"`` (filter and codec chosen by dtype and a sample of the values, nothing where
+            that saves less than 1.5 %), ``"best"`` (every candidate on a sample, then the best few in full, pcodec
+            among them where it is installed), ``"zstd"``, ``"lz4"``, ``"gzip"``, ``"zlib"``, ``"lzma"`` or
+            ``"pcodec"`` (needs the extra ``tensordb[archive]``).
         quantization: ``"none"``, ``"fp16"``, ``"bf16"`` or ``"int8"``. Applies to float16, bfloat16, float32 and
             float64 tensors of at least 16 elements where it makes them smaller; others stay lossless.
         compression_kwargs: Parameters of the codec, such as ``{"level": 3}``; for lz4 also ``"mode"``: ``"fast"`` or
-            ``"hc"``. ``"filter": "planes"`` puts float planes before any codec.
+            ``"hc"``. ``"filter"`` names what comes before any codec, where it applies to the dtype and the values:
+            ``"planes"``, ``"bit_pack"``, ``"narrow"``, ``"stride_delta"`` or ``"zero_bitmap"``.
         quantization_kwargs: For int8: ``"granularity"`` (``"per_tensor"``, ``"per_channel"`` with ``"axis"``,
             ``"per_group"`` with ``"size"``, or a value such as ``PerGroup(128)``) and ``"mode"`` (``"affine"``,
             ``"symmetric"``).
@@ -80,12 +83,18 @@ class CompressionConfig:
 
     def codec(self) -> Codec:
         """Return the codec of a compression that names one."""
-        return codec_named(self.compression, **{k: v for k, v in self.compression_kwargs.items() if k != "filter"})
+        return codec_named(self.compression, **self.codec_parameters)
 
     @property
-    def planes(self) -> bool:
-        """Whether float planes come before the codec."""
-        return self.compression_kwargs.get("filter") == "planes"
+    def codec_parameters(self) -> dict[str, Any]:
+        """What of `compression_kwargs` is for the codec."""
+        return {key: value for key, value in self.compression_kwargs.items() if key != "filter"}
+
+    @property
+    def filter(self) -> str:
+        """Name of the filter before a codec that is named."""
+        name: str = self.compression_kwargs.get("filter", "none")
+        return name
 
     def quantizer(self) -> Quantizer | None:
         """Return the quantizer, or None for lossless."""

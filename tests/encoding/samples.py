@@ -24,7 +24,9 @@ CODECS = [
     CompressionConfig(codec, compression_kwargs=kwargs)
     for codec, kwargs in (
         ("none", {}), ("auto", {}), ("best", {}), ("zstd", {"level": 1}), ("zstd", {"filter": "planes"}), ("lz4", {}),
-        ("lz4", {"mode": "hc", "filter": "planes"}), ("gzip", {}), ("zlib", {"level": 1}), ("lzma", {"level": 0}),
+        ("lz4", {"mode": "hc", "filter": "planes"}), ("zstd", {"filter": "narrow"}), ("lz4", {"filter": "bit_pack"}),
+        ("zstd", {"filter": "stride_delta"}), ("lz4", {"filter": "zero_bitmap"}), ("pcodec", {"level": 4}),
+        ("gzip", {}), ("zlib", {"level": 1}), ("lzma", {"level": 0}),
     )
 ]  # fmt: skip
 INT8_KWARGS = [

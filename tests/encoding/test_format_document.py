@@ -16,7 +16,10 @@ from tensordb.encoding import CompressionConfig
 
 from .samples import normal, payload_of, same_bits, stored
 
-WORDS = {1: (np.uint32, np.float32, 4), 3: (np.uint16, np.float16, 2), 16: (None, np.int64, 8)}
+VALUES = {
+    number: np.dtype(name)
+    for number, name in {1: "f4", 2: "f8", 3: "f2", 4: "u2", 14: "i2", 16: "i8", 17: "u1", 21: "?"}.items()
+}
 
 
 class Plain:
@@ -78,32 +81,73 @@ class Plain:
         return bytes(lz4.block.decompress(data, uncompressed_size=size))
 
     def decode(self) -> np.ndarray[Any, Any]:
-        (quantizer, parameters), (filter_, sizes), _ = self.stages
+        (quantizer, parameters), _, _ = self.stages
         elements = int(np.prod(self.shape))
-        word, values, width = (None, np.dtype(np.uint8), 1) if quantizer == 3 else WORDS[self.dtype]
-        groups = list(sizes) if filter_ else [1]
+        values = np.dtype(np.uint8) if quantizer == 3 else VALUES[self.dtype]
         chunk = self.chunk or elements
-        frames = iter(self.frames)
-        codes = b""
-        for start in range(0, elements, chunk):
-            count = min(chunk, elements - start)
-            share = count * width // sum(groups)
-            parts = [self.content(next(frames), share * size) for size in groups]
-            if filter_:
-                record = int(np.prod(self.shape[1:])) if self.flags & 1 else count
-                shaped = [np.frombuffer(p, np.uint8).reshape(-1, k, record) for p, k in zip(parts, groups, strict=True)]
-                planes = np.concatenate(shaped, 1).transpose(0, 2, 1)[..., ::-1]
-                rotated = np.ascontiguousarray(planes).reshape(-1).view(word)
-                codes += (rotated >> 1 | rotated << (8 * width - 1)).astype(word).tobytes()
-            else:
-                codes += parts[0]
-        out = np.frombuffer(codes, values)
+        self.frame = iter(self.frames)
+        sizes = [min(chunk, elements - start) for start in range(0, elements, chunk)]
+        out = np.frombuffer(b"".join(self.codes(size, values) for size in sizes), values)
         if quantizer == 3:
-            scales, minima = (np.frombuffer(next(frames)[2], np.float32) for _ in range(2))
-            group = struct.unpack("<i", parameters[2:])[0]
-            place = np.arange(elements) // group
+            scales, minima = (np.frombuffer(next(self.frame)[2], np.float32) for _ in range(2))
+            place = np.arange(elements) // struct.unpack("<i", parameters[2:])[0]
             out = minima[place] + out.astype(np.float32) * scales[place]
         return out.reshape(self.shape)
+
+    def group(self, size: int) -> np.ndarray[Any, Any]:
+        return np.frombuffer(self.content(next(self.frame), size), np.uint8)
+
+    def codes(self, count: int, values: np.dtype[Any]) -> bytes:
+        """One chunk of `count` elements."""
+        (number, given), width = self.stages[1], values.itemsize
+        record = int(np.prod(self.shape[1:])) if self.flags & 1 else count
+        word = np.dtype(f"u{width}")
+        if number == 1:
+            return planes([self.group(count * size) for size in given], given, record, word).tobytes()
+        if number == 2:
+            return self.group(width).tobytes() * count
+        if number == 3:
+            bits = np.unpackbits(self.group(-(-count * given[0] // 8)), bitorder="little")
+            each = bits[: count * given[0]].reshape(count, given[0])
+            return (each << np.arange(given[0])).sum(1).astype(np.uint8).tobytes()
+        if number == 4:
+            narrow, grouped, base = struct.unpack("<BBQ", given)
+            if grouped:
+                stored = np.stack([self.group(count) for _ in range(narrow)][::-1], 1).reshape(-1)
+            else:
+                stored = self.group(count * narrow)
+            return (stored.view(f"u{narrow}").astype(word) + word.type(base)).tobytes()
+        if number == 5:
+            rows = self.group(count).reshape(-1, record).copy()
+            for stride in struct.unpack(f"<{len(given) // 4}I", given)[::-1]:
+                for at in range(stride, record):
+                    rows[:, at] += rows[:, at - stride]
+            return rows.tobytes()
+        if number == 6:
+            present = np.unpackbits(self.group(-(-count // 8)), bitorder="little")[:count] > 0
+            kept = int(present.sum())
+            groups = [self.group(kept * size) for size in given]
+            words = np.zeros(count, word)
+            words[present] = groups[0] if width == 1 else planes(groups, given, kept, word)
+            return words.tobytes()
+        return self.group(count * width).tobytes()
+
+
+def planes(groups: list[np.ndarray[Any, Any]], sizes: bytes, record: int, word: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Words from their planes, for records of so many words."""
+    if not record:
+        return np.zeros(0, word)
+    shaped = [group.reshape(-1, size, record) for group, size in zip(groups, sizes, strict=True)]
+    joined = np.concatenate(shaped, 1).transpose(0, 2, 1)[..., ::-1]
+    rotated = np.ascontiguousarray(joined).reshape(-1).view(word)
+    return (rotated >> 1 | rotated << (8 * word.itemsize - 1)).astype(word)
+
+
+FORCED = [
+    CompressionConfig(codec, compression_kwargs={"filter": name})
+    for codec in ("zstd", "lz4")
+    for name in ("planes", "narrow", "bit_pack", "stride_delta", "zero_bitmap")
+]
 
 
 @pytest.mark.parametrize("page", [False, True])
@@ -115,7 +159,7 @@ class Plain:
         CompressionConfig("none"),
         CompressionConfig("zstd"),
         CompressionConfig("lz4"),
-        CompressionConfig("lz4", compression_kwargs={"filter": "planes"}),
+        *FORCED,
     ],
     ids=repr,
 )
@@ -126,7 +170,12 @@ def test_a_reader_written_from_the_document_reads_lossless_payloads(
         normal(torch.float32, shape),
         normal(torch.float16, shape),
         torch.zeros(shape),
+        normal(torch.float32, shape).relu().double(),
         (normal(torch.float32, shape) * 99).long(),
+        (normal(torch.float32, shape) * 999).short(),
+        (normal(torch.float32, shape) * 20 + 128).to(torch.uint8),
+        (normal(torch.float32, shape) * 20).abs().to(torch.uint8) & 3,
+        normal(torch.float32, shape) > 0,
     ):
         assert same_bits(torch.from_numpy(Plain(payload_of(tensor, config, page=page)).decode().copy()), tensor)
 

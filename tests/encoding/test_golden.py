@@ -27,10 +27,25 @@ def wave(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Te
     return (((torch.arange(count) * 37) % 129 - 64).to(torch.float64) / 64).reshape(shape).to(dtype)
 
 
+FILTERED = {
+    "planes-float64": wave((7, 30), torch.float64),
+    "planes-bfloat16": wave((7, 30), torch.bfloat16),
+    "narrow-int64": (wave((7, 30)) * 64).long() + (1 << 50),
+    "narrow-int16": (wave((7, 30)) * 30000).short(),
+    "bit_pack-bool": wave((7, 31)) > 0.5,
+    "bit_pack-uint8": ((wave((7, 31)) + 1) * 7).to(torch.uint8),
+    "stride_delta-uint8": ((wave((7, 10, 12, 3)) + 1) * 120).to(torch.uint8),
+    "stride_delta-int8": (wave((7, 30)) * 100).to(torch.int8),
+    "zero_bitmap-float32": (wave((7, 31)) - 0.5).relu(),
+    "zero_bitmap-float8": (wave((7, 31)) - 0.5).relu().to(torch.float8_e4m3fn),
+    "zero_bitmap-complex64": torch.complex((wave((7, 31)) - 0.5).relu(), wave((7, 31)).relu()),
+}
+
+
 def samples() -> dict[str, bytes]:
     """Payloads of this release by name."""
     made = {f"dtype-{str(dtype)[6:]}": payload_of(random_bits(dtype, (3, 5)), "lossless") for dtype in DTYPES}
-    for config in CODECS[1:]:
+    for config in (each for each in CODECS[1:] if each.filter in ("none", "planes")):
         kwargs = "-".join(str(value) for value in config.compression_kwargs.values())
         made[f"codec-{config.compression}-{kwargs}".rstrip("-")] = payload_of(wave((20, 24)), config)
     for quantization in ("fp16", "bf16"):
@@ -39,6 +54,12 @@ def samples() -> dict[str, bytes]:
         config = CompressionConfig("auto", "int8", quantization_kwargs=kwargs)
         made[f"quantizer-int8-{at}"] = payload_of(wave((6, 20)), config)
         made[f"quantizer-int8-{at}-page"] = payload_of(wave((3, 6, 20)), config, page=True)
+    for name, tensor in FILTERED.items():
+        for codec in ("zstd", "lz4"):
+            config = CompressionConfig(codec, compression_kwargs={"filter": name.split("-")[0]})
+            made[f"filter-{name}-{codec}"] = payload_of(tensor, config)
+            made[f"filter-{name}-{codec}-page"] = payload_of(tensor, config, page=True)
+    made["filter-constant"] = payload_of(torch.full((70, 1000), 2.5), "lossless")
     made["page"] = payload_of(wave((40, 120)), "lossless", page=True)
     made["chunks"] = payload_of(torch.zeros(3, 70_000), "lossless")
     made["empty"] = payload_of(torch.empty(3, 0), "lossless")

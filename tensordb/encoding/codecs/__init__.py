@@ -25,6 +25,7 @@ _CODECS = {
     "gzip": (3, "Gzip"),
     "zlib": (4, "Zlib"),
     "lzma": (5, "Lzma"),
+    "pcodec": (6, "Pcodec"),
 }
 CODEC_NAMES = tuple(_CODECS)
 

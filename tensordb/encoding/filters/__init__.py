@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from tensordb.encoding.filters.base import Filter
+from tensordb.encoding.filters.bit_pack import BitPack
+from tensordb.encoding.filters.constant import Constant
+from tensordb.encoding.filters.narrow import Narrow
 from tensordb.encoding.filters.none import NoFilter
 from tensordb.encoding.filters.planes import Planes, plane_width
+from tensordb.encoding.filters.stride_delta import StrideDelta
+from tensordb.encoding.filters.zero_bitmap import ZeroBitmap
 from tensordb.errors import FormatError
 
-__all__ = ["Filter", "NoFilter", "Planes", "filter_with_id", "plane_width"]
+__all__ = [
+    "FILTER_NAMES",
+    "BitPack",
+    "Constant",
+    "Filter",
+    "Narrow",
+    "NoFilter",
+    "Planes",
+    "StrideDelta",
+    "ZeroBitmap",
+    "filter_with_id",
+    "plane_width",
+]
 
-_FILTERS: dict[int, type[Filter]] = {known.id: known for known in (NoFilter, Planes)}
+_FILTERS: dict[int, type[Filter]] = {
+    known.id: known for known in (NoFilter, Planes, Constant, BitPack, Narrow, StrideDelta, ZeroBitmap)
+}
+FILTER_NAMES = tuple(known.name for known in _FILTERS.values())
 
 
 def filter_with_id(number: int, packed: bytes, dtype: str) -> Filter:
@@ -21,4 +41,4 @@ def filter_with_id(number: int, packed: bytes, dtype: str) -> Filter:
     known = _FILTERS.get(number)
     if known is None:
         raise FormatError(f"payload uses filter {number}, unknown to this release; read it with a newer release")
-    return known.unpack(packed, plane_width(dtype) or 1)
+    return known.unpack(packed, dtype)

@@ -1,8 +1,7 @@
-"""What every filter is: a reversible rearrangement of a record's bytes into groups that a codec compresses better.
+"""What every filter is: a reversible rearrangement of a chunk's bytes into groups that a codec compresses better.
 
-The bytes of `records` equal parts (a chunk, or each record of a page's chunk) are taken apart in words of `width`
-bytes. A group holds the same `k` bytes of every word; in it, the bytes of one record stay together, so that one
-record can be put together from a slice of each group.
+A chunk holds `records` equal parts: one, or the records of a page's chunk. With most filters each record has a slice
+of each group, so that it can be put together by itself; with the others a chunk is always read whole.
 """
 
 from __future__ import annotations
@@ -47,28 +46,52 @@ class Slices:
 
 
 class Filter(ABC):
-    """Bytes to groups of bytes. `id` is what a payload stores for it and never changes."""
+    """Bytes to groups of bytes. `id` is what a payload stores for it and never changes.
+
+    Attributes:
+        sliceable: Whether a record's share of each group is a slice of it, of the same size for all. If not, a chunk
+            is taken apart and put together whole, whatever records it holds.
+        by_record: Whether several records of a chunk must be put together one by one.
+        groups: Groups of a chunk.
+    """
 
     id: ClassVar[int]
     name: ClassVar[str]
+    sliceable: ClassVar[bool] = True
 
     @property
-    @abstractmethod
-    def width(self) -> int:
-        """Bytes of a word."""
+    def by_record(self) -> bool:
+        """False unless a group interleaves the records of a chunk with something else."""
+        return False
 
     @property
+    def groups(self) -> int:
+        """One group."""
+        return 1
+
     @abstractmethod
-    def groups(self) -> tuple[int, ...]:
-        """Bytes of a word that each group holds; they sum to `width`."""
+    def shares(self, nbytes: int) -> list[int]:
+        """Return the bytes of each group for `nbytes` bytes of codes; the most they can be if the values decide."""
+
+    def share(self, group: int, nbytes: int, before: Sequence[Bytes]) -> int:
+        """Return the bytes of a group, once the groups `before` it are known.
+
+        Raises:
+            IntegrityError: if those are none that `split` makes.
+        """
+        return self.shares(nbytes)[group]
 
     @abstractmethod
     def split(self, data: Bytes, records: int) -> list[Bytes]:
-        """Return the groups of ``data[nbytes]``, flat; `nbytes` is a multiple of ``records * width``."""
+        """Return the groups of ``data[nbytes]``, flat; `nbytes` is a multiple of `records` times the word."""
 
     @abstractmethod
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
-        """Write to ``out[nbytes]`` what `split` took apart."""
+        """Write to ``out[nbytes]`` what `split` took apart.
+
+        Raises:
+            IntegrityError: if the groups are none that `split` makes.
+        """
 
     def gather(self, slices: Slices, out: Bytes) -> None:
         """Write to ``out[nbytes]`` the records that have these shares of the groups."""
@@ -80,5 +103,9 @@ class Filter(ABC):
 
     @classmethod
     @abstractmethod
-    def unpack(cls, data: bytes, width: int) -> Self:
-        """Return the filter whose `pack` gave `data`, for words of `width` bytes."""
+    def unpack(cls, data: bytes, dtype: str) -> Self:
+        """Return the filter whose `pack` gave `data`, for codes of this dtype.
+
+        Raises:
+            FormatError: if there is no such filter for this dtype.
+        """

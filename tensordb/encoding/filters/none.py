@@ -19,15 +19,9 @@ class NoFilter(Filter):
     id: ClassVar[int] = 0
     name: ClassVar[str] = "none"
 
-    @property
-    def width(self) -> int:
-        """One byte."""
-        return 1
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        """One group."""
-        return (1,)
+    def shares(self, nbytes: int) -> list[int]:
+        """Return all bytes."""
+        return [nbytes]
 
     def split(self, data: Bytes, records: int) -> list[Bytes]:
         """Return `data` itself."""
@@ -49,7 +43,7 @@ class NoFilter(Filter):
         return b""
 
     @classmethod
-    def unpack(cls, data: bytes, width: int) -> Self:
+    def unpack(cls, data: bytes, dtype: str) -> Self:
         """Return the filter."""
         if data:
             raise FormatError("filter none has parameters, which this release does not know; use a newer release")

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding import kernels
+from tensordb.encoding.addresses import address_of
 from tensordb.encoding.filters.base import Bytes, Filter, Slices
+from tensordb.encoding.filters.words import WORDS
 from tensordb.errors import FormatError
 
 _FEW_RECORDS = 16
 """Records below which addresses are calculated one by one."""
-_WORDS: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def plane_width(dtype: str) -> int | None:
@@ -57,13 +58,23 @@ class Planes(Filter):
         return sum(self.sizes)
 
     @property
-    def groups(self) -> tuple[int, ...]:
-        """Planes in each group."""
-        return self.sizes
+    def by_record(self) -> bool:
+        """Whether a group has several planes: their runs lie one after the other for each record."""
+        return max(self.sizes) > 1
+
+    @property
+    def groups(self) -> int:
+        """As many as there are sizes."""
+        return len(self.sizes)
+
+    def shares(self, nbytes: int) -> list[int]:
+        """Return the bytes of each group's planes."""
+        words = nbytes // self.width
+        return [words * size for size in self.sizes]
 
     def split(self, data: Bytes, records: int) -> list[Bytes]:
         """Return the groups, each ``[records, planes, words of a record]``, flat."""
-        source = data.view(_WORDS[self.width])
+        source = data.view(WORDS[self.width])
         compiled = kernels.ready(data.nbytes) if source.flags.aligned else None
         if compiled is None:
             return self._split(data, records)
@@ -76,7 +87,13 @@ class Planes(Filter):
 
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Put the words together and rotate them back, in place in `out`."""
-        kind = _WORDS[self.width]
+        compiled = self._compiled(out)
+        if compiled is not None and records == 1:
+            shares = zip(groups, self.sizes, strict=True)
+            places = [address_of(group) + len(group) // size * plane for group, size in shares for plane in range(size)]
+            compiled.merge[self.width](np.array(places, np.uint64), out.view(WORDS[self.width]))
+            return
+        kind = WORDS[self.width]
         flat = out.view(kind)
         words = flat.reshape(records, -1)
         for position, plane in enumerate(self._planes(groups, records)):
@@ -95,7 +112,7 @@ class Planes(Filter):
         if compiled is None:
             Filter.gather(self, slices, out)
             return
-        compiled.merge[self.width](self._addresses(slices), out.view(_WORDS[self.width]))
+        compiled.merge[self.width](self._addresses(slices), out.view(WORDS[self.width]))
 
     def _addresses(self, slices: Slices) -> NDArray[np.uint64]:
         """Return where the planes of each record begin, record by record."""
@@ -117,7 +134,7 @@ class Planes(Filter):
         return np.concatenate(columns, axis=1).astype(np.uint64).reshape(-1)
 
     def _compiled(self, out: Bytes) -> Any:
-        return kernels.ready(out.nbytes) if out.view(_WORDS[self.width]).flags.aligned else None
+        return kernels.ready(out.nbytes) if out.view(WORDS[self.width]).flags.aligned else None
 
     def _places(self, nbytes: int, records: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where the planes of the first record begin, all groups in one piece, and the steps to the next."""
@@ -131,7 +148,7 @@ class Planes(Filter):
         return np.array(starts), np.array(strides)
 
     def _split(self, data: Bytes, records: int) -> list[Bytes]:
-        kind = _WORDS[self.width]
+        kind = WORDS[self.width]
         words = data.view(kind)
         rotated = np.left_shift(words, kind(1))
         rotated |= np.right_shift(words, kind(8 * self.width - 1))
@@ -155,8 +172,9 @@ class Planes(Filter):
         return bytes(self.sizes)
 
     @classmethod
-    def unpack(cls, data: bytes, width: int) -> Self:
+    def unpack(cls, data: bytes, dtype: str) -> Self:
         """Return the filter with these groups."""
-        if width not in _WORDS or sum(data) != width or 0 in data:
+        width = plane_width(dtype) or 1
+        if width not in WORDS or width == 1 or sum(data) != width or 0 in data:
             raise FormatError(f"planes {tuple(data)} do not make a word of {width} bytes; use a newer release")
         return cls(tuple(data))

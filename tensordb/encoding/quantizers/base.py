@@ -63,6 +63,11 @@ class Quantizer(ABC):
         """Dtype of the codes by torch's name."""
 
     @property
+    def code_bits(self) -> int:
+        """Bits that a code needs."""
+        return 8 * dtype_from_name(self.codes_dtype).itemsize
+
+    @property
     def parameter_count(self) -> int:
         """How many parameter arrays there are."""
         return 0

@@ -24,7 +24,7 @@ def groupings(draw: st.DrawFn) -> Planes:
 def test_split_and_merge_give_the_bytes_back(planes: Planes, records: int, words: int, seed: int) -> None:
     data = np.frombuffer(np.random.default_rng(seed).bytes(records * words * planes.width), np.uint8)
     groups = planes.split(data, records)
-    assert [len(group) for group in groups] == [records * words * size for size in planes.groups]
+    assert [len(group) for group in groups] == [records * words * size for size in planes.sizes]
     out = np.empty_like(data)
     planes.merge(groups, records, out)
     assert (out == data).all()

@@ -1,0 +1,109 @@
+"""Filter ``zero_bitmap``: a bit for each word says whether it is zero, and only the others are kept, as byte planes.
+
+For what is exactly zero in many places without a pattern: activations behind a ReLU, pruned weights, moments of rows
+that saw no gradient. A negative zero has a bit set and counts as any other value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb.encoding.filters.base import Bytes, Filter
+from tensordb.encoding.filters.planes import Planes
+from tensordb.encoding.filters.words import WORDS, word_bytes
+from tensordb.errors import FormatError, IntegrityError
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroBitmap(Filter):
+    """A bitmap, and the words that are not zero.
+
+    Attributes:
+        sizes: How many adjacent planes of those words each further group holds, as in the filter ``planes``; words of
+            a byte have one.
+    """
+
+    id: ClassVar[int] = 6
+    name: ClassVar[str] = "zero_bitmap"
+    sliceable: ClassVar[bool] = False
+    sizes: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Bytes of a word."""
+        return sum(self.sizes)
+
+    @property
+    def groups(self) -> int:
+        """The bitmap and those of the planes."""
+        return 1 + len(self.sizes)
+
+    def shares(self, nbytes: int) -> list[int]:
+        """Return the bytes of the bitmap, and of the planes if no word were zero."""
+        words = nbytes // self.width
+        return [-(-words // 8), *(words * size for size in self.sizes)]
+
+    def share(self, group: int, nbytes: int, before: Sequence[Bytes]) -> int:
+        """Return the bytes of a group, which for planes follow from the bitmap."""
+        if group == 0:
+            return self.shares(nbytes)[0]
+        return int(np.bitwise_count(before[0]).sum()) * self.sizes[group - 1]
+
+    def split(self, data: Bytes, records: int) -> list[Bytes]:
+        """Return the bitmap and the planes of the words that are not zero."""
+        words = data.view(WORDS[self.width])
+        present = words != 0
+        return [np.packbits(present, bitorder="little"), *planes_of(words[present], self.sizes)]
+
+    def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
+        """Put the words in their places and zeros between them."""
+        words = out.view(WORDS[self.width])
+        present = present_in(groups[0], len(words))
+        words[:] = 0
+        words[present] = words_of(groups[1:], self.sizes)
+
+    def pack(self) -> bytes:
+        """Return a byte for each group of planes."""
+        return bytes(self.sizes)
+
+    @classmethod
+    def unpack(cls, data: bytes, dtype: str) -> Self:
+        """Return the filter with these groups."""
+        if 0 in data or sum(data) != word_bytes(dtype):
+            raise FormatError(f"planes {tuple(data)} do not make a word of {dtype}; use a newer release")
+        return cls(tuple(data))
+
+
+def planes_of(words: NDArray[np.unsignedinteger], sizes: tuple[int, ...]) -> list[Bytes]:
+    """Return the planes of words, which may be none, in these groups."""
+    data = words.view(np.uint8)
+    if len(sizes) == words.itemsize == 1:
+        return [data]
+    return Planes(sizes).split(data, 1)
+
+
+def words_of(groups: Sequence[Bytes], sizes: tuple[int, ...]) -> NDArray[np.unsignedinteger]:
+    """Return the words that `planes_of` took apart."""
+    width = sum(sizes)
+    if width == 1:
+        return groups[0]
+    out = np.empty(len(groups[0]) // sizes[0] * width, np.uint8)
+    Planes(sizes).merge(groups, 1, out)
+    words: NDArray[np.unsignedinteger] = out.view(WORDS[width])
+    return words
+
+
+def present_in(bitmap: Bytes, words: int) -> NDArray[np.bool_]:
+    """Return a bool for each word.
+
+    Raises:
+        IntegrityError: if the bits after the last word are not zero.
+    """
+    if words % 8 and bitmap[-1] >> (words % 8):
+        raise IntegrityError("a bitmap has bits after its last word; the payload is forged")
+    return np.unpackbits(bitmap, count=words, bitorder="little").view(np.bool_)
