@@ -9,11 +9,12 @@ tensor([4., 5.])
 
 from __future__ import annotations
 
-from tensordb.encoding.pipeline import EncodedTensor, PayloadReader, decode_rows_many, encode
+from tensordb.encoding.pipeline import Base, EncodedTensor, PayloadReader, decode_rows_many, encode
 from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
 
 __all__ = [
     "COMPRESSION_PRESETS",
+    "Base",
     "CompressionConfig",
     "EncodedTensor",
     "PayloadReader",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,17 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding.codecs import codec_with_id
-from tensordb.encoding.filters import filter_with_id
+from tensordb.encoding.filters import Delta, filter_with_id
 from tensordb.encoding.format import Descriptor, parse_header
 from tensordb.encoding.frames import FrameTable
 from tensordb.encoding.layout import PARAMETER_FRAME_BYTES, layout_of, parameter_frames
 from tensordb.encoding.quantizers import Quantizer, quantizer_with_id
 from tensordb.encoding.quantizers.floats import FLOAT_DTYPES, Floats
 from tensordb.encoding.quantizers.granularity import ParameterMap, PerTensor
-from tensordb.errors import FormatError, InvalidInputError
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError, NotFoundError
 from tensordb.tensors import dtype_from_name
 
 Bytes = NDArray[np.uint8]
+FindBase = Callable[[bytes], "Chunks"]
+"""Finds a base by its content id."""
+MAX_BASES = 64
+_reading = threading.local()
 
 
 class Chunks:
@@ -33,7 +38,7 @@ class Chunks:
         where: Which quantization parameter belongs to which element.
     """
 
-    def __init__(self, payload: memoryview) -> None:
+    def __init__(self, payload: memoryview, bases: FindBase | None = None) -> None:
         header = parse_header(payload)
         self.payload = payload
         self.descriptor: Descriptor = header.descriptor
@@ -66,6 +71,9 @@ class Chunks:
         loose = 0 if self.filter.sliceable else len(code_sizes)
         self.frames = FrameTable(payload, header, code_sizes + parameter_sizes, loose)
         self._arrays = self._parameter_spans(arrays, len(spans))
+        self._bases = bases
+        self._base: Chunks | None = None
+        self._lock = threading.Lock()
 
     def _quantizer(self) -> Quantizer | None:
         stage = self.descriptor.quantizer
@@ -113,8 +121,45 @@ class Chunks:
                 slices.addresses = [addresses[at : at + count] for at in range(begin * count, end * count, count)]
                 self.filter.gather(slices, part)
 
+    @property
+    def base_id(self) -> bytes | None:
+        """Content id of the tensor that this one is stored as a difference from."""
+        return self.filter.base if isinstance(self.filter, Delta) else None
+
+    def _found_base(self, content_id: bytes) -> Chunks:
+        with self._lock:
+            if self._base is None:
+                if self._bases is None:
+                    raise NotFoundError(f"the payload holds changes since {content_id.hex()}; read it with that base")
+                base = self._bases(content_id)
+                if not base.goes_with(self.codes_dtype, self.layout.nbytes, self.layout.chunk_bytes):
+                    raise IntegrityError(
+                        f"the base {content_id.hex()} has another dtype or shape; restore it from a copy"
+                    )
+                self._base = base
+            return self._base
+
+    def _read_base(self, content_id: bytes, chunk: int, out: Bytes) -> None:
+        depth = getattr(_reading, "depth", 0)
+        if depth >= MAX_BASES:  # a base that is its own would be read for ever
+            raise FormatError(f"payload has more than {MAX_BASES} bases one behind the other; it is forged")
+        base = self._found_base(content_id)
+        _reading.depth = depth + 1
+        try:
+            base.read_codes(chunk, chunk + 1, out)
+        finally:
+            _reading.depth = depth
+
+    def goes_with(self, codes_dtype: str, nbytes: int, chunk_bytes: int) -> bool:
+        """Tell whether codes of this dtype, size and chunking can be stored as a difference from these."""
+        layout = self.layout
+        mine = (self.codes_dtype, layout.nbytes, layout.chunk_bytes, layout.record_bytes)
+        return mine == (codes_dtype, nbytes, chunk_bytes, 0)
+
     def _read_chunk(self, chunk: int, out: Bytes) -> None:
         """Write the codes of a chunk to `out`, the size of each group found from those before it."""
+        if self.base_id is not None:
+            self._read_base(self.base_id, chunk, out)
         first, groups = chunk * self.layout.group_count, list[Bytes]()
         for group in range(self.layout.group_count):
             size = self.filter.share(group, out.nbytes, groups)

@@ -17,18 +17,19 @@ from blake3 import blake3
 from tensordb.encoding.assembly import assemble, chunk_of, describe, stage_record
 from tensordb.encoding.choice import plans_for
 from tensordb.encoding.chunks import Chunks
+from tensordb.encoding.filters.words import word_bytes
 from tensordb.encoding.format import Descriptor
 from tensordb.encoding.gather import Rows, gather_records, gather_rows, gather_runs, positions_of
 from tensordb.encoding.indexing import Index, select
 from tensordb.encoding.lossy import Stored, quantize_where_possible
-from tensordb.encoding.plans import Codes
+from tensordb.encoding.plans import Codes, delta
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.encoding.workers import WORTH_WAKING, for_each, start
 from tensordb.errors import InvalidInputError
 from tensordb.model import Encoding, TensorSpec
 from tensordb.tensors import byte_view, empty, spec_of, view_of
 
-__all__ = ["EncodedTensor", "PayloadReader", "decode_rows_many", "encode"]
+__all__ = ["Base", "EncodedTensor", "PayloadReader", "decode_rows_many", "encode"]
 
 _CONTENT_ID_BYTES, _OBJECT_ID_BYTES = 32, 16
 _HASHED_APART = 16 << 20
@@ -56,7 +57,22 @@ class EncodedTensor:
     object_id: bytes
 
 
-def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = False) -> EncodedTensor:
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """A stored tensor that another one is to be stored as a difference from.
+
+    Attributes:
+        content_id: Its content id; reading the other one will ask for it.
+        reader: Its payload.
+    """
+
+    content_id: bytes
+    reader: PayloadReader
+
+
+def encode(
+    tensor: torch.Tensor, config: CompressionConfig, *, page: bool = False, base: Base | None = None
+) -> EncodedTensor:
     """Return a tensor quantized, compressed and checksummed as `config` asks.
 
     Args:
@@ -64,13 +80,17 @@ def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = Fals
         config: What to apply. Where a quantizer cannot keep its promise the tensor is stored lossless, with a note.
         page: The tensor is ``[N, …]``, N records of the same spec: each is quantized by itself and can be read by
             itself at little cost.
+        base: An earlier version of the tensor, no page. Each chunk is stored as what changed since then where that is
+            smaller; where it is nowhere, or the base has another dtype or shape, the tensor is stored by itself.
 
     Raises:
-        InvalidInputError: if a page has no dimension or its records are too large.
+        InvalidInputError: if a page has no dimension, its records are too large, or it is given a base.
     """
     spec = spec_of(tensor)
     if page and not spec.shape:
         raise InvalidInputError("a page needs a dimension that counts its records; stack them with torch.stack(...)")
+    if page and base is not None:
+        raise InvalidInputError("a page cannot be stored as a difference; encode its tensors one by one")
     stored = quantize_where_possible(tensor, config, page)
     codes = byte_view(stored.codes)
     hashing = start if codes.nbytes >= _HASHED_APART else _at_once
@@ -78,11 +98,20 @@ def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = Fals
     chunk = chunk_of(stored)
     chunk_bytes = chunk * stored.codes.element_size() or codes.nbytes
     plans = plans_for(config, _codes_of(stored, codes), chunk_bytes)
+    if base is not None and _helps(base, stored, content_id, chunk_bytes):
+        plans.append(delta(base.content_id, base.reader._chunks.read_codes, word_bytes(stored.codes_dtype)))
     results = (assemble(stored, codes, plan, chunk) for plan in plans)
     descriptor, plan, payload = min(results, key=lambda result: result[2].nbytes)
     identity = blake3(content_id() + descriptor.pack()).digest(_OBJECT_ID_BYTES)
     encoding = describe(descriptor, stored.quantizer, plan, payload.nbytes)
     return EncodedTensor(spec, tuple(payload.buffers), payload.nbytes, encoding, content_id(), identity)
+
+
+def _helps(base: Base, stored: Stored, content_id: Callable[[], bytes], chunk_bytes: int) -> bool:
+    """Tell whether a tensor can be stored as a difference; one that is equal to the base would become its own base."""
+    nbytes = stored.codes.numel() * stored.codes.element_size()
+    fits = base.reader._chunks.goes_with(stored.codes_dtype, nbytes, chunk_bytes)
+    return nbytes > 0 and fits and content_id() != base.content_id
 
 
 def _codes_of(stored: Stored, data: Any) -> Codes:
@@ -122,17 +151,27 @@ class PayloadReader:
         encoding: What was applied, from the payload alone.
     """
 
-    def __init__(self, payload: Any) -> None:
+    def __init__(self, payload: Any, *, bases: Callable[[bytes], PayloadReader] | None = None) -> None:
         """Take a bytes-like payload.
+
+        Args:
+            payload: All of it.
+            bases: Finds the payload that has a content id, for a tensor that is stored as a difference.
 
         Raises:
             IntegrityError: if the header is damaged or the payload is cut short.
             FormatError: if it is no payload, or of a version or stage unknown to this release.
         """
         view = memoryview(payload)
-        self._chunks = Chunks(view if view.format == "B" and view.ndim == 1 else view.cast("B"))
+        find = None if bases is None else lambda content_id: bases(content_id)._chunks
+        self._chunks: Chunks = Chunks(view if view.format == "B" and view.ndim == 1 else view.cast("B"), find)
         self.spec = self._chunks.descriptor.spec
         self.encoding = describe(self._chunks.descriptor, self._chunks.quantizer, self._chunks, view.nbytes)
+
+    @property
+    def base_id(self) -> bytes | None:
+        """Content id of the tensor that this one is stored as a difference from, None if it is stored by itself."""
+        return self._chunks.base_id
 
     def decode(self, out: torch.Tensor | None = None) -> torch.Tensor:
         """Return the whole tensor.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding.codecs import Codec, codec_named
-from tensordb.encoding.filters import Filter, NoFilter
+from tensordb.encoding.filters import Delta, Filter, NoFilter
 
 MINIMUM_SAVING = 0.015
 
 Bytes = NDArray[np.uint8]
+ReadCodes = Callable[[int, int, Bytes], None]
+"""``read(first, last, out)`` writes the codes of chunks `first` to `last` (exclusive) to `out`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,14 @@ class Plan:
         codec: What compresses a group.
         keep_below: For each group, the share of its size below which its compressed form is kept; 0.0 not to try.
         optional: Whether storing raw is preferred when the plan saves less than ``MINIMUM_SAVING``.
+        base: Reads the codes of the tensor that the filter ``delta`` looks for changes from.
     """
 
     filter: Filter
     codec: Codec
     keep_below: tuple[float, ...]
     optional: bool = False
+    base: ReadCodes | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +66,12 @@ def always(filter_: Filter, codec: Codec) -> Plan:
 def unless_raw(filter_: Filter, codec: Codec) -> Plan:
     """Return a plan that tries every group and gives way to raw bytes where it saves too little."""
     return Plan(filter_, codec, (1 - MINIMUM_SAVING,) * filter_.groups, optional=True)
+
+
+def delta(base: bytes, read: ReadCodes, width: int) -> Plan:
+    """Return the plan that keeps what changed since the content `base`, for words of `width` bytes."""
+    filter_ = Delta(base, (1,) * width)
+    return Plan(filter_, codec_named("zstd", level=1), (1.0,) * filter_.groups, base=read)
 
 
 RAW_PLAN = Plan(NoFilter(), codec_named("none"), (0.0,))

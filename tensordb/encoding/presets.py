@@ -19,7 +19,7 @@ from tensordb.encoding.quantizers import (
 from tensordb.errors import InvalidInputError, UnknownPresetError
 
 COMPRESSION_NAMES = ("none", "auto", "best", *CODEC_NAMES[1:])
-_FILTER_NAMES = tuple(name for name in FILTER_NAMES if name != "constant")
+_FILTER_NAMES = tuple(name for name in FILTER_NAMES if name not in ("constant", "delta"))
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tensordb.encoding.filters.base import Filter
 from tensordb.encoding.filters.bit_pack import BitPack
 from tensordb.encoding.filters.constant import Constant
+from tensordb.encoding.filters.delta import Delta
 from tensordb.encoding.filters.narrow import Narrow
 from tensordb.encoding.filters.none import NoFilter
 from tensordb.encoding.filters.planes import Planes, plane_width
@@ -16,6 +17,7 @@ __all__ = [
     "FILTER_NAMES",
     "BitPack",
     "Constant",
+    "Delta",
     "Filter",
     "Narrow",
     "NoFilter",
@@ -27,7 +29,7 @@ __all__ = [
 ]
 
 _FILTERS: dict[int, type[Filter]] = {
-    known.id: known for known in (NoFilter, Planes, Constant, BitPack, Narrow, StrideDelta, ZeroBitmap)
+    known.id: known for known in (NoFilter, Planes, Constant, BitPack, Narrow, StrideDelta, ZeroBitmap, Delta)
 }
 FILTER_NAMES = tuple(known.name for known in _FILTERS.values())
 

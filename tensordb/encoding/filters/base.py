@@ -51,6 +51,7 @@ class Filter(ABC):
     Attributes:
         sliceable: Whether a record's share of each group is a slice of it, of the same size for all. If not, a chunk
             is taken apart and put together whole, whatever records it holds.
+        needs_base: Whether the codes of another tensor are needed: `merge` finds those of the chunk in `out`.
         by_record: Whether several records of a chunk must be put together one by one.
         groups: Groups of a chunk.
     """
@@ -58,6 +59,7 @@ class Filter(ABC):
     id: ClassVar[int]
     name: ClassVar[str]
     sliceable: ClassVar[bool] = True
+    needs_base: ClassVar[bool] = False
 
     @property
     def by_record(self) -> bool:

@@ -1,0 +1,118 @@
+"""Filter ``delta``: what changed since another tensor of the same shape, its base, where that is smaller.
+
+The bits of a word are taken as an unsigned integer, and the base's subtracted, so that every bit comes back. The signed
+differences are kept as sign and magnitude, whose byte planes (rotated, as all planes are) are those of their zigzag
+numbers. Words that did not change are only a bit in a bitmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb.encoding.filters.base import Bytes, Filter
+from tensordb.encoding.filters.words import WORDS, word_bytes
+from tensordb.encoding.filters.zero_bitmap import planes_of, present_in, words_of
+from tensordb.errors import FormatError, IntegrityError
+
+_ID_BYTES = 32
+_ALONE, _CHANGED = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Delta(Filter):
+    """A mode, a bitmap of the words that changed, and their differences as planes; or all words as planes.
+
+    Attributes:
+        base: Content id of the base, 32 bytes.
+        sizes: How many adjacent planes each further group holds; they sum to the bytes of a word.
+    """
+
+    id: ClassVar[int] = 7
+    name: ClassVar[str] = "delta"
+    sliceable: ClassVar[bool] = False
+    needs_base: ClassVar[bool] = True
+    base: bytes
+    sizes: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Bytes of a word."""
+        return sum(self.sizes)
+
+    @property
+    def groups(self) -> int:
+        """Mode, bitmap, and those of the planes."""
+        return 2 + len(self.sizes)
+
+    def shares(self, nbytes: int) -> list[int]:
+        """Return the most bytes that each group can have."""
+        words = nbytes // self.width
+        return [1, -(-words // 8), *(words * size for size in self.sizes)]
+
+    def share(self, group: int, nbytes: int, before: Sequence[Bytes]) -> int:
+        """Return the bytes of a group, which depend on the mode and on the bitmap."""
+        most = self.shares(nbytes)[group]
+        if group == 0:
+            return most
+        if before[0][0] > _CHANGED:
+            raise IntegrityError(f"a chunk has the delta mode {before[0][0]}, which does not exist; it is forged")
+        if before[0][0] == _ALONE:
+            return 0 if group == 1 else most
+        return most if group == 1 else int(np.bitwise_count(before[1]).sum()) * self.sizes[group - 2]
+
+    def split(self, data: Bytes, records: int) -> list[Bytes]:
+        """Return the groups of a chunk that is kept without its base."""
+        words = data.view(WORDS[self.width])
+        return [np.array([_ALONE], np.uint8), np.empty(0, np.uint8), *planes_of(words, self.sizes)]
+
+    def split_against(self, data: Bytes, base: Bytes) -> list[Bytes]:
+        """Return the groups of a chunk as its difference from the base's."""
+        changes = _differences(data.view(WORDS[self.width]), base.view(WORDS[self.width]))
+        changed = changes != 0
+        bitmap = np.packbits(changed, bitorder="little")
+        return [np.array([_CHANGED], np.uint8), bitmap, *planes_of(changes[changed], self.sizes)]
+
+    def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
+        """Write a chunk to `out`, which holds the base's."""
+        words = out.view(WORDS[self.width])
+        if groups[0][0] == _ALONE:
+            words[:] = words_of(groups[2:], self.sizes)
+        else:
+            changed = present_in(groups[1], len(words))
+            words[changed] = _applied(words_of(groups[2:], self.sizes), words[changed])
+
+    def pack(self) -> bytes:
+        """Return the base's content id and a byte for each group of planes."""
+        return self.base + bytes(self.sizes)
+
+    @classmethod
+    def unpack(cls, data: bytes, dtype: str) -> Self:
+        """Return the filter with this base and these groups."""
+        base, sizes = data[:_ID_BYTES], tuple(data[_ID_BYTES:])
+        if len(base) != _ID_BYTES or 0 in sizes or sum(sizes) != word_bytes(dtype):
+            raise FormatError(f"planes {sizes} do not make a word of {dtype}; use a newer release")
+        return cls(base, sizes)
+
+
+def _differences(words: NDArray[np.unsignedinteger], base: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+    """Return ``words - base`` as sign (the highest bit) and magnitude (one less where negative)."""
+    top = 8 * words.itemsize - 1
+    difference = words - base
+    negative = difference >> words.dtype.type(top)
+    difference ^= -negative
+    difference |= negative << words.dtype.type(top)
+    return difference
+
+
+def _applied(changes: NDArray[np.unsignedinteger], base: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+    """Return the words that `_differences` came from."""
+    top = changes.dtype.type(8 * changes.itemsize - 1)
+    negative = changes >> top
+    magnitude = changes & ~(changes.dtype.type(1) << top)
+    magnitude ^= -negative
+    return base + magnitude
