@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tensordb.encoding import PayloadReader, decode_rows_many, encode, get_compression_preset, kernels
-from tensordb.encoding.filters import Planes
+from tensordb.encoding.filters import Delta, Filter, Planes, StrideDelta, ZeroBitmap
 from tensordb.encoding.filters.base import Slices
 
 pytest.importorskip("numba")
@@ -26,6 +26,7 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     assert kernels.load()
     if request.param == "numpy":
         monkeypatch.setattr(kernels, "ready", lambda nbytes: None)
+        monkeypatch.setattr(kernels, "sparse", lambda nbytes: None)
     name: str = request.param
     return name
 
@@ -78,6 +79,43 @@ def test_tensors_out_of_line_with_their_words_are_stored_all_the_same(loops: str
     payload = b"".join(encode(crooked, get_compression_preset("lossless")).buffers)
     out = torch.frombuffer(bytearray(itemsize * 5000 + 1), dtype=dtype, offset=1)
     assert torch.equal(PayloadReader(payload).decode(out=out), data)
+
+
+SPARSE: list[tuple[Filter, type]] = [
+    (ZeroBitmap((1,)), np.uint8),
+    (ZeroBitmap((1, 1)), np.uint16),
+    (ZeroBitmap((1, 3)), np.uint32),
+    (ZeroBitmap((1, 1, 6)), np.uint64),
+    *((Delta(bytes(32), (1,) * width), f"uint{8 * width}") for width in (1, 2, 4, 8)),
+    *((StrideDelta(strides), np.uint8) for strides in ((1,), (3, 50), (100,), (4000,))),
+]
+
+
+@pytest.mark.parametrize(("used", "kind"), SPARSE, ids=repr)
+@pytest.mark.parametrize("words", [1, 8, 1003])
+def test_bitmaps_changes_and_sums_are_alike_either_way(
+    monkeypatch: pytest.MonkeyPatch, used: Filter, kind: type, words: int
+) -> None:
+    assert kernels.load()
+    rng = np.random.default_rng(words)
+    data = rng.integers(0, np.iinfo(kind).max, words, kind, endpoint=True)
+    base = rng.integers(0, np.iinfo(kind).max, words, kind, endpoint=True)
+    data[rng.random(words) < 0.5] = 0
+    same = rng.random(words) < 0.3
+    base[same] = data[same]
+    raw, other = data.view(np.uint8), base.view(np.uint8)
+
+    def there_and_back() -> tuple[list[bytes], bytes]:
+        out = other.copy()
+        groups = used.split_against(raw, other) if isinstance(used, Delta) else used.split(raw, 1)
+        used.merge(groups, 1, out)
+        return [group.tobytes() for group in groups], out.tobytes()
+
+    compiled = there_and_back()
+    monkeypatch.setattr(kernels, "ready", lambda nbytes: None)
+    monkeypatch.setattr(kernels, "sparse", lambda nbytes: None)
+    assert compiled == there_and_back()
+    assert compiled[1] == raw.tobytes()
 
 
 def test_pages_are_read_by_both_alike(loops: str) -> None:

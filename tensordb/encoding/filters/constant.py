@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from tensordb.encoding.filters.base import Bytes, Filter
+from tensordb.encoding.filters.words import WORDS
 from tensordb.errors import FormatError
 from tensordb.tensors import dtype_from_name
 
@@ -44,7 +45,10 @@ class Constant(Filter):
 
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Repeat the element."""
-        out.reshape(-1, self.itemsize)[:] = groups[0]
+        if self.itemsize in WORDS:
+            out.view(WORDS[self.itemsize])[:] = groups[0].view(WORDS[self.itemsize])
+        else:
+            out.reshape(-1, self.itemsize)[:] = groups[0]
 
     def pack(self) -> bytes:
         """Return no bytes."""

@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.words import WORDS, word_bytes
-from tensordb.encoding.filters.zero_bitmap import planes_of, present_in, words_of
+from tensordb.encoding.filters.zero_bitmap import (
+    Words,
+    check_end,
+    kept_of,
+    planes_of,
+    present_in,
+    sparse_loops,
+    words_of,
+)
 from tensordb.errors import FormatError, IntegrityError
 
 _ID_BYTES = 32
@@ -72,19 +79,23 @@ class Delta(Filter):
 
     def split_against(self, data: Bytes, base: Bytes) -> list[Bytes]:
         """Return the groups of a chunk as its difference from the base's."""
-        changes = _differences(data.view(WORDS[self.width]), base.view(WORDS[self.width]))
-        changed = changes != 0
-        bitmap = np.packbits(changed, bitorder="little")
-        return [np.array([_CHANGED], np.uint8), bitmap, *planes_of(changes[changed], self.sizes)]
+        bitmap, kept = kept_of(_differences(data.view(WORDS[self.width]), base.view(WORDS[self.width])))
+        return [np.array([_CHANGED], np.uint8), bitmap, *planes_of(kept, self.sizes)]
 
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Write a chunk to `out`, which holds the base's."""
         words = out.view(WORDS[self.width])
+        kept = words_of(groups[2:], self.sizes)
         if groups[0][0] == _ALONE:
-            words[:] = words_of(groups[2:], self.sizes)
+            words[:] = kept
+            return
+        check_end(groups[1], len(words))
+        loops = sparse_loops(words)
+        if loops is not None:
+            loops.apply[self.width](groups[1], kept, words)
         else:
             changed = present_in(groups[1], len(words))
-            words[changed] = _applied(words_of(groups[2:], self.sizes), words[changed])
+            words[changed] = _applied(kept, words[changed])
 
     def pack(self) -> bytes:
         """Return the base's content id and a byte for each group of planes."""
@@ -99,20 +110,26 @@ class Delta(Filter):
         return cls(base, sizes)
 
 
-def _differences(words: NDArray[np.unsignedinteger], base: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+def _differences(words: Words, base: Words) -> Words:
     """Return ``words - base`` as sign (the highest bit) and magnitude (one less where negative)."""
+    loops = sparse_loops(words) if base.flags.aligned else None
+    if loops is not None:
+        changes: Words = np.empty_like(words)
+        loops.changes[words.itemsize](words, base, changes)
+        return changes
     top = 8 * words.itemsize - 1
-    difference = words - base
+    difference: Words = words - base
     negative = difference >> words.dtype.type(top)
     difference ^= -negative
     difference |= negative << words.dtype.type(top)
     return difference
 
 
-def _applied(changes: NDArray[np.unsignedinteger], base: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+def _applied(changes: Words, base: Words) -> Words:
     """Return the words that `_differences` came from."""
     top = changes.dtype.type(8 * changes.itemsize - 1)
     negative = changes >> top
     magnitude = changes & ~(changes.dtype.type(1) << top)
     magnitude ^= -negative
-    return base + magnitude
+    words: Words = base + magnitude
+    return words

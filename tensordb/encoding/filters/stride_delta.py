@@ -13,6 +13,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from tensordb.encoding import kernels
 from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.words import word_bytes
 from tensordb.errors import FormatError
@@ -56,8 +57,12 @@ class StrideDelta(Filter):
         """Sum them up."""
         out[:] = groups[0]
         rows = out.reshape(records, -1)
+        loops = kernels.sparse(out.nbytes)
         for stride in reversed(self.strides):
-            _accumulate(rows, stride)
+            if loops is not None:
+                loops.accumulate(out, rows.shape[1], stride)
+            else:
+                _accumulate(rows, stride)
 
     def pack(self) -> bytes:
         """Return 4 bytes for each stride."""

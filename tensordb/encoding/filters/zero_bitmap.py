@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tensordb.encoding import kernels
 from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.planes import Planes
 from tensordb.encoding.filters.words import WORDS, word_bytes
 from tensordb.errors import FormatError, IntegrityError
+
+Words = NDArray[Any]
+"""Unsigned integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +60,20 @@ class ZeroBitmap(Filter):
 
     def split(self, data: Bytes, records: int) -> list[Bytes]:
         """Return the bitmap and the planes of the words that are not zero."""
-        words = data.view(WORDS[self.width])
-        present = words != 0
-        return [np.packbits(present, bitorder="little"), *planes_of(words[present], self.sizes)]
+        bitmap, kept = kept_of(data.view(WORDS[self.width]))
+        return [bitmap, *planes_of(kept, self.sizes)]
 
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Put the words in their places and zeros between them."""
         words = out.view(WORDS[self.width])
-        present = present_in(groups[0], len(words))
+        kept = words_of(groups[1:], self.sizes)
+        check_end(groups[0], len(words))
+        loops = sparse_loops(words)
+        if loops is not None:
+            loops.spread[self.width](groups[0], kept, words)
+            return
         words[:] = 0
-        words[present] = words_of(groups[1:], self.sizes)
+        words[present_in(groups[0], len(words))] = kept
 
     def pack(self) -> bytes:
         """Return a byte for each group of planes."""
@@ -79,7 +87,7 @@ class ZeroBitmap(Filter):
         return cls(tuple(data))
 
 
-def planes_of(words: NDArray[np.unsignedinteger], sizes: tuple[int, ...]) -> list[Bytes]:
+def planes_of(words: Words, sizes: tuple[int, ...]) -> list[Bytes]:
     """Return the planes of words, which may be none, in these groups."""
     data = words.view(np.uint8)
     if len(sizes) == words.itemsize == 1:
@@ -87,23 +95,39 @@ def planes_of(words: NDArray[np.unsignedinteger], sizes: tuple[int, ...]) -> lis
     return Planes(sizes).split(data, 1)
 
 
-def words_of(groups: Sequence[Bytes], sizes: tuple[int, ...]) -> NDArray[np.unsignedinteger]:
+def words_of(groups: Sequence[Bytes], sizes: tuple[int, ...]) -> Words:
     """Return the words that `planes_of` took apart."""
     width = sum(sizes)
     if width == 1:
         return groups[0]
     out = np.empty(len(groups[0]) // sizes[0] * width, np.uint8)
     Planes(sizes).merge(groups, 1, out)
-    words: NDArray[np.unsignedinteger] = out.view(WORDS[width])
+    words: Words = out.view(WORDS[width])
     return words
 
 
-def present_in(bitmap: Bytes, words: int) -> NDArray[np.bool_]:
-    """Return a bool for each word.
+def kept_of(words: Words) -> tuple[Bytes, Words]:
+    """Return the bitmap of words that are not zero, and those words."""
+    loops = sparse_loops(words)
+    if loops is None:
+        present = words != 0
+        return np.packbits(present, bitorder="little"), words[present]
+    bitmap, kept = np.zeros(-(-len(words) // 8), np.uint8), np.empty_like(words)
+    count = loops.pack[words.itemsize](words, bitmap, kept)
+    return bitmap, kept[:count]
 
-    Raises:
-        IntegrityError: if the bits after the last word are not zero.
-    """
+
+def sparse_loops(words: Words) -> Any:
+    """Return the compiled loops if they are there for these words."""
+    return kernels.sparse(words.nbytes) if words.flags.aligned else None
+
+
+def check_end(bitmap: Bytes, words: int) -> None:
+    """Raise IntegrityError if the bits after the last word are not zero."""
     if words % 8 and bitmap[-1] >> (words % 8):
         raise IntegrityError("a bitmap has bits after its last word; the payload is forged")
+
+
+def present_in(bitmap: Bytes, words: int) -> NDArray[np.bool_]:
+    """Return a bool for each word."""
     return np.unpackbits(bitmap, count=words, bitorder="little").view(np.bool_)

@@ -4,10 +4,38 @@ Importing numba and its compiled code takes as long as NumPy needs for a few hun
 until that much has been asked for; a thread then loads the kernels beside it, and they take over when they are ready.
 The first time that takes some seconds, for which the end of the program, or a fork, waits. What numba compiled it keeps
 beside the package or in the user's cache directory, in files of its own that it unpickles: code, not data.
+
+Each module is loaded by itself, when what it is for is asked for.
 """
 
 from __future__ import annotations
 
-from tensordb.encoding.kernels.loading import load, ready
+from typing import Any
 
-__all__ = ["load", "ready"]
+from tensordb.encoding.kernels.loading import Loader
+
+__all__ = ["load", "ready", "sparse"]
+
+_planes = Loader("compiled")
+_sparse = Loader("bitmaps")
+
+
+def ready(nbytes: int) -> Any:
+    """Return the loops of float planes, or None for NumPy to do this work of `nbytes` bytes; never waits for them."""
+    return _planes.ready(nbytes)
+
+
+def sparse(nbytes: int) -> Any:
+    """Return the loops of bitmaps and differences, or None, in the same way."""
+    return _sparse.ready(nbytes)
+
+
+def load() -> bool:
+    """Load all kernels now; return whether they can be used.
+
+    The first time on a machine they are compiled, which takes some seconds; the result is kept beside the package, or
+    in the user's cache directory.
+    """
+    for loader in (_planes, _sparse):
+        loader.begin()
+    return all(loader.load() for loader in (_planes, _sparse))

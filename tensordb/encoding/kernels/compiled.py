@@ -9,13 +9,14 @@ raw ones in the mapped file. Callers vouch for the addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from tensordb.encoding.kernels.compiling import compiled
 
 _BLOCK = 2048
 """Words that are split at a time, plane by plane: they stay in the first-level cache meanwhile."""
@@ -59,15 +60,7 @@ def _split(bits: int) -> Any:
 
     words_type = types.Array(kind, 1, "C", readonly=True)
     out_type = types.Array(types.uint8, 1, "C")
-    return _compile(split, words_type, types.int64, out_type, _PLACES, _PLACES)
-
-
-def _compile(function: Callable[..., Any], *arguments: Any) -> Any:
-    signature = types.void(*arguments)
-    try:
-        return njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return njit(signature, nogil=True)(function)
+    return compiled(split, words_type, types.int64, out_type, _PLACES, _PLACES)
 
 
 def _merge_2(addresses, out):
@@ -120,8 +113,8 @@ def _words(bits: int) -> Any:
 split = {2: _split(16), 4: _split(32), 8: _split(64)}
 """By the bytes of a word: ``split[4](words, records, out, starts, strides)``."""
 merge = {
-    2: _compile(_merge_2, _ADDRESSES, _words(16)),
-    4: _compile(_merge_4, _ADDRESSES, _words(32)),
-    8: _compile(_merge_8, _ADDRESSES, _words(64)),
+    2: compiled(_merge_2, _ADDRESSES, _words(16)),
+    4: compiled(_merge_4, _ADDRESSES, _words(32)),
+    8: compiled(_merge_8, _ADDRESSES, _words(64)),
 }
 """By the bytes of a word: ``merge[4](addresses, out)``."""
