@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import sys
 from typing import Any
 
@@ -49,6 +50,9 @@ _BY_NAME: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _NAME
 _BY_DTYPE: dict[torch.dtype, str] = {dtype: name for name, dtype in _BY_NAME.items()}
 
 Bytes = NDArray[np.uint8]
+
+HUGE_PAGE_NBYTES = 4 << 20
+"""Bytes of a new tensor from which on huge pages are asked for: two of them lie whole within it."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -162,11 +166,36 @@ def byte_view(tensor: torch.Tensor) -> Bytes:
 
 
 def empty(spec: TensorSpec) -> torch.Tensor:
-    """Return an uninitialised contiguous CPU tensor that owns its memory."""
+    """Return an uninitialised contiguous CPU tensor that owns its memory; a large one lies in huge pages if it can."""
     dtype = dtype_from_name(spec.dtype)
     if dtype == torch.complex32:
         return torch.view_as_complex(torch.empty((*spec.shape, 2), dtype=torch.float16))
-    return torch.empty(spec.shape, dtype=dtype)
+    tensor = torch.empty(spec.shape, dtype=dtype)
+    if tensor.numel() * tensor.element_size() >= HUGE_PAGE_NBYTES:
+        ask_for_huge_pages(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+    return tensor
+
+
+def ask_for_huge_pages(address: int, nbytes: int) -> None:
+    """Advise the system to back new memory with huge pages, whose faults take a fraction of the time (Linux).
+
+    It is only advice: where it is not taken nothing else changes.
+    """
+    if _madvise is not None:
+        begin = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        _madvise(begin, max(0, address + nbytes - begin) // mmap.PAGESIZE * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)
+
+
+def _system_madvise() -> Any:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    function = getattr(ctypes.CDLL(None), "madvise", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
+
+
+_madvise = _system_madvise()
 
 
 def view_of(buffer: Any, spec: TensorSpec) -> torch.Tensor:
