@@ -68,6 +68,7 @@ def _values(draw: st.DrawFn, dtype: torch.dtype, shape: tuple[int, ...], seed: i
             byte_view(bits)[:] *= np.uint8(0) if kind == "constant" else (np.arange(byte_view(bits).size) % 9 == 0)
         return bits
     values = normal(torch.float64, shape, seed) * draw(st.sampled_from((1.0, 1e-30, 1e3, 1e30)))
+    values += draw(st.sampled_from((0.0, 0.0, 100.0, -1e6)))
     if kind == "constant":
         values = torch.full(shape, draw(st.sampled_from(SPECIAL)), dtype=torch.float64)
     elif kind == "sparse":
@@ -148,6 +149,7 @@ def test_lossy_keeps_to_the_error_it_states(
         assert same_bits(restored, tensor)
         return
     assert (encoding.quantization, encoding.note) == (config.quantization, None) or encoding.note
+    assert encoding.stored_nbytes < encoding.original_nbytes + 400
     _within(tensor.double(), restored.double(), encoding.error.relative_l2, encoding.error.max_abs)
     other = data.draw(st.sampled_from([each for each in COMPRESSIONS if not each.compression_kwargs]))
     recompressed = CompressionConfig(other.compression, config.quantization, {}, config.quantization_kwargs)
