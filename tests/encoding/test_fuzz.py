@@ -12,7 +12,7 @@ import pytest
 
 import tensordb
 
-RUNS = 10_000
+RUNS = 6_000
 GOLDEN = Path(__file__).parent / "golden"
 
 
