@@ -18,7 +18,7 @@ from tensordb.encoding.layout import PARAMETER_FRAME_BYTES, layout_of, parameter
 from tensordb.encoding.quantizers import Quantizer, quantizer_with_id
 from tensordb.encoding.quantizers.floats import FLOAT_DTYPES, Floats
 from tensordb.encoding.quantizers.granularity import ParameterMap, PerTensor
-from tensordb.errors import FormatError, IntegrityError, InvalidInputError, NotFoundError
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.tensors import dtype_from_name
 
 Bytes = NDArray[np.uint8]
@@ -130,7 +130,9 @@ class Chunks:
         with self._lock:
             if self._base is None:
                 if self._bases is None:
-                    raise NotFoundError(f"the payload holds changes since {content_id.hex()}; read it with that base")
+                    raise IntegrityError(
+                        f"the payload holds what changed since {content_id.hex()}; read it with that base"
+                    )
                 base = self._bases(content_id)
                 if not base.goes_with(self.codes_dtype, self.layout.nbytes, self.layout.chunk_bytes):
                     raise IntegrityError(

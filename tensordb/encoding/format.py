@@ -121,6 +121,12 @@ def aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
+def is_storable(shape: tuple[int, ...]) -> bool:
+    """Return whether a header may claim this shape, which its dimensions of size 0 do not make smaller."""
+    # torch multiplies the other sizes of an empty tensor all the same, for its strides.
+    return len(shape) <= MAX_RANK and math.prod(max(size, 1) for size in shape) <= MAX_ELEMENTS
+
+
 def pack_header(descriptor: bytes, words: Sequence[int], checksums: Sequence[int]) -> bytes:
     """Return the header with its checksum and padding, ready to be followed by the first frame."""
     body = descriptor + struct.pack(f"<{len(words)}I{len(checksums)}Q", *words, *checksums)
@@ -169,11 +175,11 @@ def _parse_descriptor(cursor: _Cursor) -> Descriptor:
     if dtype not in _DTYPE_NAMES or flags > (_PAGE | _HAS_ERROR | _HAS_NOTE) or rank > MAX_RANK:
         raise FormatError(f"header has dtype {dtype}, flags {flags}, rank {rank}; read it with a newer release")
     shape = tuple(cursor.varint() for _ in range(rank))
-    if math.prod(shape) > MAX_ELEMENTS or max(shape, default=0) > MAX_ELEMENTS:
+    if not is_storable(shape):
         raise FormatError(f"header claims the shape {shape}, more than {MAX_ELEMENTS} elements; it is forged")
     quantizer, filter_, codec = cursor.stage(), cursor.stage(), cursor.stage()
     chunk_elements = cursor.varint()
-    error = MeasuredError(*_ERROR.unpack(cursor.take(_ERROR.size))) if flags & _HAS_ERROR else MeasuredError()
+    error = cursor.error() if flags & _HAS_ERROR else MeasuredError()
     note = cursor.text() if flags & _HAS_NOTE else None
     spec = TensorSpec(_DTYPE_NAMES[dtype], shape)
     return Descriptor(spec, bool(flags & _PAGE), quantizer, filter_, codec, chunk_elements, error, note)
@@ -217,6 +223,13 @@ class _Cursor:
     def stage(self) -> StageRecord:
         number = self.take(1)[0]
         return StageRecord(number, self.take(self.varint())) if number else StageRecord()
+
+    def error(self) -> MeasuredError:
+        """Return the measured error: norms, which are neither negative nor NaN."""
+        relative, largest = _ERROR.unpack(self.take(_ERROR.size))
+        if not (relative >= 0 and largest >= 0):
+            raise FormatError(f"header claims the errors {relative} and {largest}; the payload is forged")
+        return MeasuredError(relative, largest)
 
     def text(self) -> str:
         """Return the next text, which its length precedes."""

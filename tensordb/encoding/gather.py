@@ -16,8 +16,8 @@ from tensordb.encoding.indexing import chunk_of_runs
 from tensordb.encoding.workers import for_each
 
 _SHORT_RUN = 64
-# Elements as NumPy moves them: by size, never by meaning.
-_MOVED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+MOVED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+"""Elements as NumPy moves them: by size, never by meaning."""
 
 Bytes = NDArray[np.uint8]
 Rows = Sequence[int] | NDArray[Any]
@@ -32,7 +32,7 @@ def gather_runs(chunks: Chunks, starts: NDArray[np.int64], length: int) -> Bytes
         starts: Where runs begin, ascending and without overlap.
         length: Elements of each run, at least 1.
     """
-    kind = _MOVED[chunks.itemsize]
+    kind = MOVED[chunks.itemsize]
     out = np.empty((len(starts), length), kind)
     per_chunk = chunks.layout.chunk_bytes // chunks.codes_itemsize
     touched = chunk_of_runs(starts, length, per_chunk).tolist()

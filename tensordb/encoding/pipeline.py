@@ -18,8 +18,8 @@ from tensordb.encoding.assembly import assemble, chunk_of, describe, stage_recor
 from tensordb.encoding.choice import plans_for
 from tensordb.encoding.chunks import Chunks
 from tensordb.encoding.filters.words import word_bytes
-from tensordb.encoding.format import Descriptor
-from tensordb.encoding.gather import Rows, gather_records, gather_rows, gather_runs, positions_of
+from tensordb.encoding.format import MAX_ELEMENTS, MAX_RANK, Descriptor, is_storable
+from tensordb.encoding.gather import MOVED, Rows, gather_records, gather_rows, gather_runs, positions_of
 from tensordb.encoding.indexing import Index, select
 from tensordb.encoding.lossy import Stored, quantize_where_possible
 from tensordb.encoding.plans import Codes, delta
@@ -84,9 +84,15 @@ def encode(
             smaller; where it is nowhere, or the base has another dtype or shape, the tensor is stored by itself.
 
     Raises:
-        InvalidInputError: if a page has no dimension, its records are too large, or it is given a base.
+        InvalidInputError: if a page has no dimension, its records are too large, or it is given a base; or if the
+            shape has more than 64 dimensions or the product of those that are not 0 exceeds 2**60.
     """
     spec = spec_of(tensor)
+    if not is_storable(spec.shape):
+        raise InvalidInputError(
+            f"shape {spec.shape} cannot be stored, at most {MAX_RANK} dimensions of together {MAX_ELEMENTS} elements; "
+            "reshape the tensor"
+        )
     if page and not spec.shape:
         raise InvalidInputError("a page needs a dimension that counts its records; stack them with torch.stack(...)")
     if page and base is not None:
@@ -278,10 +284,10 @@ class PayloadReader:
 
 
 def _turned(tensor: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """Return the tensor with these dimensions turned round; by bytes, as torch cannot flip every dtype."""
+    """Return the tensor with these dimensions turned round; by size alone, as torch cannot flip every dtype."""
     spec = spec_of(tensor)
-    words = byte_view(tensor).reshape(*spec.shape, tensor.element_size())
-    return view_of(np.ascontiguousarray(np.flip(words, dims)).reshape(-1), spec)
+    words = byte_view(tensor).view(MOVED[tensor.element_size()]).reshape(spec.shape)
+    return view_of(np.ascontiguousarray(np.flip(words, dims)).reshape(-1).view(np.uint8), spec)
 
 
 def decode_rows_many(requests: Sequence[tuple[PayloadReader, Rows]]) -> torch.Tensor:

@@ -86,7 +86,7 @@ def test_without_pcodec_archive_takes_the_next_best_and_what_needs_it_says_so(mo
     tensor = normal(torch.bfloat16, (300, 400))
     written = payload_of(tensor, CompressionConfig("pcodec"))
     assert PayloadReader(payload_of(tensor, "archive")).encoding.compression == "pcodec"
-    monkeypatch.setattr(pcodec, "standalone", None)
+    monkeypatch.setattr(pcodec, "wrapped", None)
     assert PayloadReader(payload_of(tensor, "archive")).encoding.compression == "planes+zstd"
     for needs in (
         lambda: encode(tensor, CompressionConfig("pcodec")),

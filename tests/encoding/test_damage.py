@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -13,11 +14,11 @@ import torch
 import xxhash
 import zstandard
 
-from tensordb.encoding import COMPRESSION_PRESETS, PayloadReader
+from tensordb.encoding import COMPRESSION_PRESETS, PayloadReader, encode
 from tensordb.encoding.format import Descriptor, StageRecord, pack_header, parse_header
 from tensordb.encoding.frames import COMPRESSED, CONSTANT, RAW
-from tensordb.errors import FormatError, IntegrityError
-from tensordb.model import TensorSpec
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.model import MeasuredError, TensorSpec
 
 from .samples import normal, payload_of, same_bits
 
@@ -89,6 +90,9 @@ FORGERIES = {
     "huge shape in chunks": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 40,)), chunk_elements=65536), [16]),
     "overflowing shape": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 40, 1 << 40))), [16], bytes(16)),
     "huge empty shape": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 69, 0))), []),
+    "empty shape that overflows": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 60, 0, 1 << 60))), []),
+    "negative error": forged(replace(PLAIN, error=MeasuredError(-1.0, 0.0)), [16], bytes(16)),
+    "error that is not a number": forged(replace(PLAIN, error=MeasuredError(0.5, math.nan)), [16], bytes(16)),
     "huge constant": forged(replace(PLAIN, spec=TensorSpec("float64", (1 << 50,))), [CONSTANT << 30]),
     "huge page": forged(replace(PLAIN, spec=TensorSpec("float32", (1 << 30, 1 << 20)), page=True), [16], bytes(16)),
     "page without dimension": forged(replace(PLAIN, spec=TensorSpec("float32", ()), page=True), [4], bytes(4)),
@@ -149,3 +153,21 @@ def test_the_header_of_a_payload_says_what_was_packed() -> None:
     header = parse_header(memoryview(payload))
     assert header.descriptor.spec == TensorSpec("float32", (6, 32))
     assert pack_header(header.descriptor.pack(), header.words, header.checksums) == payload[: header.end]
+
+
+@pytest.mark.parametrize(
+    "shape", [(1,) * 65, (1 << 61, 0), (1 << 31, 0, 1 << 30)], ids=["rank 65", "2^61", "2^31, 2^30"]
+)
+def test_a_shape_that_could_not_be_read_back_is_not_written(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInputError, match="reshape"):
+        encode(torch.empty(shape), COMPRESSION_PRESETS["none"])
+
+
+@pytest.mark.parametrize("preset", ["none", "lossless", "maximum"])
+def test_64_dimensions_are_read_in_every_way(preset: str) -> None:
+    tensor = normal(torch.float32, (5, *(1,) * 62, 7))
+    reader = PayloadReader(payload_of(tensor, preset))
+    whole = reader.decode()
+    assert same_bits(reader.decode_index(slice(None, None, -1)), whole.flip(0))
+    assert same_bits(reader.decode_index((..., slice(None, None, -2))), whole.flip(-1)[..., ::2])
+    assert same_bits(reader.decode_rows([4, -5]), whole[[4, 0]])

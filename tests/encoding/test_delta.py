@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensordb.encoding import Base, CompressionConfig, EncodedTensor, PayloadReader, encode, get_compression_preset
-from tensordb.errors import FormatError, IntegrityError, InvalidInputError, NotFoundError
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.tensors import byte_view, spec_of, view_of
 
 from .samples import DTYPES, normal, random_bits, same_bits
@@ -163,7 +163,7 @@ def test_a_missing_or_wrong_base_is_an_error() -> None:
     payload, content_id, base = changed_payload()
     reader = PayloadReader(payload)
     assert reader.base_id == content_id
-    with pytest.raises(NotFoundError, match=content_id.hex()):
+    with pytest.raises(IntegrityError, match=content_id.hex()):
         reader.decode()
     for wrong in (torch.zeros(99, 100), torch.zeros(100, 100).half()):
         other = PayloadReader(joined(encode(wrong, LOSSLESS)))

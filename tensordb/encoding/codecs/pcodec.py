@@ -10,24 +10,28 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tensordb.encoding.codecs.base import Buffer, Codec, check_level, damaged, expect_length
 from tensordb.errors import FormatError, InvalidInputError, MissingDependencyError
 
 try:
-    from pcodec import ChunkConfig, standalone
+    from pcodec import ChunkConfig, PagingSpec, wrapped
 except ImportError:
-    standalone = None
+    wrapped = None
 
 _NUMBERS = (
     "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
 )  # fmt: skip
 """Stored by their position: append only."""
+_SHORT = {name: f"{name[0]}{''.join(filter(str.isdigit, name))}" for name in _NUMBERS}
+_MOST = 1 << 24
+"""Numbers that pcodec takes at a time."""
 
 
 def installed() -> bool:
     """Tell whether the optional package is there."""
-    return standalone is not None
+    return wrapped is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Pcodec(Codec):
             raise InvalidInputError(f"pcodec has no number {self.number!r}; use one of: {', '.join(_NUMBERS)}")
 
     def compress(self, data: Buffer) -> bytes:
-        """Return a standalone pcodec file.
+        """Return `data` in pcodec's wrapped format.
 
         Raises:
             MissingDependencyError: if pcodec is not installed.
@@ -64,12 +68,19 @@ class Pcodec(Codec):
             raise InvalidInputError(
                 f"{memoryview(data).nbytes} bytes are no whole {self.number}s; choose another number"
             )
-        config = ChunkConfig(compression_level=self.level, enable_8_bit=True)
-        compressed: bytes = standalone.simple_compress(np.frombuffer(data, self.number), config)
-        return compressed
+        numbers = np.frombuffer(data, self.number)
+        file = wrapped.FileCompressor()
+        parts = [file.write_header()]
+        for begin in range(0, len(numbers), _MOST):
+            run = numbers[begin : begin + _MOST]
+            paging = PagingSpec.exact_page_sizes([len(run)])
+            config = ChunkConfig(compression_level=self.level, enable_8_bit=True, paging_spec=paging)
+            chunk = file.chunk_compressor(run, config)
+            parts += [chunk.write_meta(), chunk.write_page(0)]
+        return b"".join(parts)
 
     def decompress(self, data: Buffer, size: int) -> bytes:
-        """Return the numbers of a standalone pcodec file as bytes.
+        """Return the numbers in pcodec's wrapped format as bytes.
 
         Raises:
             MissingDependencyError: if pcodec is not installed.
@@ -78,10 +89,10 @@ class Pcodec(Codec):
         count, rest = divmod(size, np.dtype(self.number).itemsize)
         numbers = np.empty(count, self.number)
         try:
-            progress = standalone.simple_decompress_into(bytes(data), numbers)
+            left = _fill(numbers, bytes(data), _SHORT[self.number])
         except RuntimeError as error:
             raise damaged(self.name, error) from error
-        if rest or progress.n_processed != count or not progress.finished:
+        if rest or left:
             raise damaged(self.name, ValueError(f"it does not hold exactly {size} bytes"))
         return numbers.tobytes()
 
@@ -100,6 +111,18 @@ class Pcodec(Codec):
         if number >= len(_NUMBERS):
             raise FormatError(f"pcodec has the number {number}, unknown to this release; use a newer release")
         return cls(level, _NUMBERS[number])  # type: ignore[arg-type]
+
+
+def _fill(numbers: NDArray[Any], data: bytes, kind: str) -> int:
+    """Fill `numbers` from `data` and return how many bytes were not needed."""
+    file, at = wrapped.FileDecompressor.new(data)
+    for begin in range(0, len(numbers), _MOST):
+        run = numbers[begin : begin + _MOST]
+        chunk, used = file.chunk_decompressor(data[at:], kind)
+        at += used
+        _, used = chunk.read_page_into(data[at:], len(run), run)
+        at += used
+    return len(data) - at
 
 
 def _require() -> None:

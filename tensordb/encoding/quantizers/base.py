@@ -175,9 +175,10 @@ class _Quantization:
         self._quantizer = quantizer
         self._spec = spec
         self._page = page
-        self._values = to_working(byte_view(tensor), spec.dtype)
         self._where = quantizer.parameter_map(spec, page)
-        self._arrays = quantizer.fit(self._values, self._where)
+        with np.errstate(all="ignore"):  # a signalling NaN warns where it is merely converted
+            self._values = to_working(byte_view(tensor), spec.dtype)
+            self._arrays = quantizer.fit(self._values, self._where)
         self._width = dtype_from_name(quantizer.codes_dtype).itemsize
         self._units = _units(self._values, self._where)
         self._codes = np.empty(self._values.size * self._width, np.uint8)

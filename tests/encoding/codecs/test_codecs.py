@@ -51,8 +51,7 @@ def test_a_wrong_size_is_an_integrity_error(codec: Codec) -> None:
 def test_cut_short_or_followed_by_more_is_an_integrity_error(codec: Codec) -> None:
     data = INPUTS["text"]
     compressed = codec.compress(data)
-    longer = [] if codec.name == "pcodec" else [compressed + b"\0"]  # its library does not look behind the end
-    for damaged in (compressed[:-1], compressed[: len(compressed) // 2], b"", *longer):
+    for damaged in (compressed[:-1], compressed[: len(compressed) // 2], b"", compressed + b"\0"):
         with pytest.raises(IntegrityError):
             codec.decompress(damaged, len(data))
 
