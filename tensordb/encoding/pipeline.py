@@ -55,7 +55,9 @@ class EncodedTensor:
     object_id: bytes
 
 
-def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = False) -> EncodedTensor:
+def encode(
+    tensor: torch.Tensor, config: CompressionConfig, *, page: bool = False, name: str | None = None
+) -> EncodedTensor:
     """Return a tensor quantized, compressed and checksummed as `config` asks.
 
     Args:
@@ -63,6 +65,7 @@ def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = Fals
         config: What to apply. Where a quantizer cannot keep its promise the tensor is stored lossless, with a note.
         page: The tensor is ``[N, …]``, N records of the same spec: each is quantized by itself and can be read by
             itself at little cost.
+        name: What the config's rules know the tensor by; None when it has none.
 
     Raises:
         InvalidInputError: if a page has no dimension or its records are too large.
@@ -70,6 +73,7 @@ def encode(tensor: torch.Tensor, config: CompressionConfig, *, page: bool = Fals
     spec = spec_of(tensor)
     if page and not spec.shape:
         raise InvalidInputError("a page needs a dimension that counts its records; stack them with torch.stack(...)")
+    config = config.for_tensor(name, replace(spec, shape=spec.shape[1:]) if page else spec)
     stored = quantize_where_possible(tensor, config, page)
     codes = byte_view(stored.codes)
     hashing = start if codes.nbytes >= _HASHED_APART else _at_once
