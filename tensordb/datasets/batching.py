@@ -153,7 +153,9 @@ def _of_iterable(source: Iterable[torch.Tensor], choice: Choice, *, owned: bool)
             yield Batch([position], tensor if owned else tensors.snapshot(tensor, copy=True), False, config)
             continue
         key = spec, id(config)
-        page = pages.setdefault(key, _OpenPage(spec, nbytes, config))
+        page = pages.get(key)
+        if page is None:
+            page = pages[key] = _OpenPage(spec, nbytes, config)
         page.add(position, tensor)
         buffered += nbytes
         if len(page.positions) == page.capacity:
