@@ -10,6 +10,7 @@ try:
     from tensordb.datasets.record import Page, Record
     from tensordb.datasets.statistics import CompressionStats
     from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
+    from tensordb.encoding.rules import Rule
     from tensordb.errors import (
         AlreadyExistsError,
         CheckpointNotFoundError,
@@ -60,6 +61,7 @@ __all__ = [
     "Page",
     "ReadOnlyError",
     "Record",
+    "Rule",
     "SchemaValidationError",
     "StorageFullError",
     "StoreError",

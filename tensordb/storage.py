@@ -129,7 +129,7 @@ class TensorStorage:
             name: The dataset.
             tensor: Any dense tensor of any dtype, shape, strides and device. The values of this moment are stored.
             metadata: JSON-like values, datetimes, and scalars of NumPy and torch, by text keys.
-            record_id: An id of your own; generated when None.
+            record_id: An id of your own, the name that the config's rules go by; generated when None.
 
         Returns:
             The record id.
@@ -156,7 +156,7 @@ class TensorStorage:
             name: The dataset.
             tensors: A stacked tensor ``[N, ...]``, or an iterable, which may be larger than memory.
             metadata: One mapping a record: a sequence or iterable, an Arrow table or a DataFrame.
-            record_ids: Ids of your own; generated when None.
+            record_ids: Ids of your own, the names that the config's rules go by; generated when None.
             progress: Show a progress bar.
 
         Returns:
@@ -176,6 +176,7 @@ class TensorStorage:
         index: Any = None,
         out: torch.Tensor | None = None,
         device: torch.device | str | None = None,
+        copy: bool = True,
     ) -> Record:
         """Return one record.
 
@@ -185,12 +186,18 @@ class TensorStorage:
             index: An int, slice, ``...`` or tuple of them: decode only what it picks.
             out: Tensor of the result's shape and dtype to decode into; it becomes the record's tensor.
             device: Where the tensor goes (default: the CPU).
+            copy: False for a tensor that aliases what is stored, without reading it into memory of its own: only of
+                what is stored as it is, as the preset ``"none"`` does. It stays valid when the record is deleted and
+                the database closed. Never write to it: torch has no read-only tensors, so that writing ends the process
+                (SIGSEGV) or, in memory, may damage the record. Checksums are verified before it is handed out.
 
         Raises:
             TensorNotFoundError: The dataset has no such record.
             IntegrityError: Its stored bytes are damaged.
+            InvalidInputError: With ``copy=False``, when the record is compressed or quantized, the index runs
+                backwards, or `out` or `device` is given.
         """
-        return lookup.get(self._db, name, record_id, index=index, out=out, device=device)
+        return lookup.get(self._db, name, record_id, index=index, out=out, device=device, copy=copy)
 
     def get_many(self, name: str, record_ids: Sequence[str]) -> list[Record]:
         """Return records in the order asked for, decoded in parallel; one that is missing is an error.

@@ -1,4 +1,4 @@
-"""Cutting what the user hands over into objects: pages of small tensors of one spec, or whole tensors.
+"""Cutting what the user hands over into objects: pages of small tensors of one spec and config, or whole tensors.
 
 A page is copied together here, so what comes out never changes when the user's tensors do.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tensordb import tensors
+from tensordb.encoding.presets import CompressionConfig
 from tensordb.errors import InvalidInputError
 from tensordb.model import TensorSpec
 
@@ -31,51 +32,85 @@ class Batch:
         positions: Where its records stand among all that are inserted.
         tensor: The tensor, stacked along the first dimension for a page.
         is_page: Whether each row is a record.
+        config: What it is encoded with.
     """
 
     positions: Sequence[int]
     tensor: torch.Tensor
     is_page: bool
+    config: CompressionConfig
 
 
-def batches(source: torch.Tensor | Iterable[torch.Tensor]) -> Iterator[Batch]:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What each tensor is encoded with.
+
+    Attributes:
+        config: With its rules.
+        names: What they know the tensors by, in the order of the tensors; None when they have no names.
+    """
+
+    config: CompressionConfig
+    names: Sequence[str] | None = None
+
+    def of(self, position: int, spec: TensorSpec) -> CompressionConfig:
+        """Return what the tensor at a position is encoded with."""
+        if not self.config.rules:
+            return self.config
+        names = self.names or ()  # may be fewer than the tensors, which is found out at the end
+        return self.config.for_tensor(names[position] if position < len(names) else None, spec)
+
+    def of_all(self, total: int, spec: TensorSpec) -> CompressionConfig | None:
+        """Return what all tensors of a stack are encoded with, None when they differ."""
+        apart = range(1, total) if self.config.rules and self.names is not None else ()
+        first = self.of(0, spec)
+        return first if all(self.of(position, spec) is first for position in apart) else None
+
+
+def batches(source: torch.Tensor | Iterable[torch.Tensor], choice: Choice) -> Iterator[Batch]:
     """Yield the objects of a stacked tensor, or of any iterable of tensors, in bounded memory."""
     if isinstance(source, torch.Tensor):
-        yield from _of_stack(source)
+        yield from _of_stack(source, choice)
     elif isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping):
-        yield from _of_iterable(source, owned=isinstance(source, list | tuple))
+        yield from _of_iterable(source, choice, owned=isinstance(source, list | tuple))
     else:
         raise InvalidInputError(
             f"tensors is a {type(source).__name__}; give a stacked tensor [N, ...] or an iterable of tensors"
         )
 
 
-def _of_stack(stack: torch.Tensor) -> Iterator[Batch]:
+def _of_stack(stack: torch.Tensor, choice: Choice) -> Iterator[Batch]:
     if stack.ndim == 0:
         raise InvalidInputError("tensors is 0-d: a stack has its records along the first dimension; insert() takes one")
     total = stack.shape[0]
     row = tensors.spec_of(stack[:1]) if total else tensors.spec_of(stack)
-    nbytes = tensors.nbytes_of(TensorSpec(row.dtype, row.shape[1:]))
+    record = TensorSpec(row.dtype, row.shape[1:])
+    nbytes = tensors.nbytes_of(record)
     if total == 1 or nbytes > PAGED_NBYTES or nbytes == 0:
         for position in range(total):
-            yield Batch([position], tensors.snapshot(stack[position]), False)
+            yield Batch([position], tensors.snapshot(stack[position]), False, choice.of(position, record))
+        return
+    config = choice.of_all(total, record)
+    if config is None:
+        yield from _of_iterable(stack, choice, owned=True)
         return
     size = max(1, PAGE_NBYTES // nbytes)
     for start in range(0, total, size):
         part = stack[start : start + size]
         positions = range(start, start + part.shape[0])
         if len(positions) == 1:
-            yield Batch(positions, tensors.snapshot(part[0]), False)
+            yield Batch(positions, tensors.snapshot(part[0]), False, config)
         else:
-            yield Batch(positions, tensors.snapshot(part), True)
+            yield Batch(positions, tensors.snapshot(part), True, config)
 
 
 class _OpenPage:
     """A page being filled."""
 
-    def __init__(self, spec: TensorSpec, nbytes: int) -> None:
+    def __init__(self, spec: TensorSpec, nbytes: int, config: CompressionConfig) -> None:
         self.capacity = max(1, PAGE_NBYTES // nbytes)
         self.nbytes = nbytes
+        self.config = config
         self.positions: list[int] = []
         self._spec = spec
         self._stack: torch.Tensor | None = None
@@ -92,8 +127,8 @@ class _OpenPage:
         """Return what was added; a page of one record is a whole tensor."""
         assert self._stack is not None
         if len(self.positions) == 1:
-            return Batch(self.positions, self._stack[0].clone(), False)
-        return Batch(self.positions, self._stack[: len(self.positions)], True)
+            return Batch(self.positions, self._stack[0].clone(), False, self.config)
+        return Batch(self.positions, self._stack[: len(self.positions)], True, self.config)
 
     def _grow(self) -> None:
         # Doubling keeps a page of few records small: an iterable may bring thousands of specs.
@@ -104,23 +139,28 @@ class _OpenPage:
         self._stack = stack
 
 
-def _of_iterable(source: Iterable[torch.Tensor], *, owned: bool) -> Iterator[Batch]:
+def _of_iterable(source: Iterable[torch.Tensor], choice: Choice, *, owned: bool) -> Iterator[Batch]:
     """Yield batches; `owned` says that nobody changes a tensor while the next one is fetched."""
-    pages: dict[TensorSpec, _OpenPage] = {}
+    # By the identity of the config: to hash it would take longer than to copy a small tensor.
+    pages: dict[tuple[TensorSpec, int], _OpenPage] = {}
     buffered = 0
     for position, item in enumerate(source):
         tensor = _snapshot(item, position, copy=False)
         spec = tensors.spec_of(tensor)
         nbytes = tensors.nbytes_of(spec)
+        config = choice.of(position, spec)
         if nbytes > PAGED_NBYTES or nbytes == 0:
-            yield Batch([position], tensor if owned else tensors.snapshot(tensor, copy=True), False)
+            yield Batch([position], tensor if owned else tensors.snapshot(tensor, copy=True), False, config)
             continue
-        page = pages.setdefault(spec, _OpenPage(spec, nbytes))
+        key = spec, id(config)
+        page = pages.get(key)
+        if page is None:
+            page = pages[key] = _OpenPage(spec, nbytes, config)
         page.add(position, tensor)
         buffered += nbytes
         if len(page.positions) == page.capacity:
             buffered -= len(page.positions) * nbytes
-            yield pages.pop(spec).finish()
+            yield pages.pop(key).finish()
         elif buffered > _BUFFERED_NBYTES:
             yield from (each.finish() for each in pages.values())
             pages, buffered = {}, 0

@@ -19,7 +19,7 @@ from tensordb.catalog import datasets, ids, inline, records
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.fields import StructOf
 from tensordb.catalog.records import NewRecords
-from tensordb.datasets.batching import Batch, batches
+from tensordb.datasets.batching import Batch, Choice, batches
 from tensordb.datasets.incoming import Incoming
 from tensordb.datasets.lookup import check_id
 from tensordb.datasets.metadata import MetadataColumn, metadata_length
@@ -77,12 +77,13 @@ class Inserter:
         settings.schema.check_spec(tensors.spec_of(owned))
         column = MetadataColumn([metadata], settings.schema, "metadata")
         column.finish(1)
-        encoded = encode(owned, settings.config or default)
+        config = settings.config or default
+        encoded = encode(owned, config, name=given[0] if given else None)
         incoming = Incoming()
         with self._db.payloads.writing():
             small = encoded.nbytes <= inline.MAX_NBYTES  # belongs into the record's row, or is looked for there
             known = small or self._db.writer.is_stored(encoded)
-            incoming.add(Batch([0], owned, False), self._db.writer.append(encoded, known=known))
+            incoming.add(Batch([0], owned, False, config), self._db.writer.append(encoded, known=known))
             if not known:
                 self._make_durable()
             try:
@@ -106,8 +107,8 @@ class Inserter:
         column = MetadataColumn(metadata, settings.schema)
         incoming = Incoming()
         with self._db.payloads.writing(), _progress_bar(progress, expected, f"insert into {name}") as bar:
-            checked = _checked(batches(source), settings)
-            for batch, stored in written(self._db, checked, settings.config or default):
+            choice = Choice(settings.config or default, given)
+            for batch, stored in written(self._db, _checked(batches(source, choice), settings)):
                 incoming.add(batch, stored)
                 column.take(len(batch.positions))
                 if bar is not None:

@@ -35,8 +35,13 @@ def get(
     index: Any = None,
     out: torch.Tensor | None = None,
     device: torch.device | str | None = None,
+    copy: bool = True,
 ) -> Record:
-    """Return one record, or what `index` picks of its tensor."""
+    """Return one record, or what `index` picks of its tensor; with `copy` false a view of what is stored."""
+    if not isinstance(copy, bool):
+        raise InvalidInputError(f"copy is {copy!r}; give True for a tensor of your own, False for a view")
+    if not copy and (out is not None or device is not None):
+        raise InvalidInputError("copy=False views what is stored, where it is; drop it, or out= and device=")
     if out is not None and not isinstance(out, torch.Tensor):
         raise InvalidInputError(f"out= is a {type(out).__name__}; give a tensor like the result")
     with db.catalog.read() as con:
@@ -44,6 +49,8 @@ def get(
         if row is None:
             raise not_found(name, record_id)
         located = db.reader.locate(con, name, [row])
+    if not copy:
+        return _record(located, row, db.reader.view(located, index=index))
     tensor = db.reader.tensor(located, index=index, out=out)
     return _record(located, row, tensor if device is None else tensor.to(device))
 

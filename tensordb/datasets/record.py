@@ -20,7 +20,8 @@ class Record:
     Attributes:
         id: The record id.
         dataset: Name of its dataset.
-        tensor: The decoded tensor, in its original dtype and shape. It never aliases what is stored.
+        tensor: The decoded tensor, in its original dtype and shape. It aliases what is stored only where
+            ``copy=False`` asked for that.
         metadata: The metadata as it was given (tuples come back as lists).
         created_at: When it was inserted, in UTC.
         encoding: What was applied to the stored tensor: compression, quantization, sizes in bytes, measured error.

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from tensordb.datasets.batching import Batch
 from tensordb.encoding.pipeline import EncodedTensor, encode
-from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database, Stored
 
 Result = TypeVar("Result")
@@ -25,7 +24,7 @@ _BEHIND = 2
 """Batches that may wait to be written while others are encoded."""
 
 
-def written(db: Database, source: Iterator[Batch], config: CompressionConfig) -> Iterator[tuple[Batch, Stored]]:
+def written(db: Database, source: Iterator[Batch]) -> Iterator[tuple[Batch, Stored]]:
     """Yield the batches once they are encoded and written, in their order.
 
     Payloads are in segments then, or known to be stored; they are not yet all durable. Inside a `writing` block.
@@ -56,7 +55,7 @@ def written(db: Database, source: Iterator[Batch], config: CompressionConfig) ->
         for batch in source:
             while encoding and (len(encoding) > _ENCODERS or ahead + batch.tensor.nbytes > _AHEAD_NBYTES):
                 ahead -= advance()
-            encoding.append((batch, _begun(encoders, partial(encode, batch.tensor, config, page=batch.is_page))))
+            encoding.append((batch, _begun(encoders, partial(encode, batch.tensor, batch.config, page=batch.is_page))))
             ahead += batch.tensor.nbytes
             while len(writing) > _BEHIND:
                 yield _finished(writing)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from tensordb.encoding.pipeline import Base, EncodedTensor, PayloadReader, decode_rows_many, encode
 from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
+from tensordb.encoding.rules import Rule
 
 __all__ = [
     "COMPRESSION_PRESETS",
@@ -18,6 +19,7 @@ __all__ = [
     "CompressionConfig",
     "EncodedTensor",
     "PayloadReader",
+    "Rule",
     "decode_rows_many",
     "encode",
     "get_compression_preset",

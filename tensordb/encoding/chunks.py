@@ -181,6 +181,22 @@ class Chunks:
         shape = self.where.shape_of(end - begin)
         out[:] = self.quantizer.restore(codes, parameters, shape, self.descriptor.spec.dtype)
 
+    def verbatim(self, start: int, length: int) -> memoryview | None:
+        """Return the stored bytes of elements, their frames verified; None if they are not stored as they are."""
+        per_chunk = self.layout.chunk_bytes // self.codes_itemsize
+        first, last = start // per_chunk, -(-(start + length) // per_chunk)
+        if self.quantizer is not None or self.codec.id or self.filter.id:
+            return None
+        if not length:
+            return self.payload[:0]
+        span = self.frames.raw_span(first, last)
+        if span is None:
+            return None
+        for frame in range(first, last):
+            self.frames.verified(frame)
+        begin = span[0] + (start - first * per_chunk) * self.itemsize
+        return self.payload[begin : begin + length * self.itemsize]
+
     def record_parameters(self, rows: NDArray[np.int64]) -> tuple[Floats, ...]:
         """Return the quantization parameters of records of a page, broadcastable to ``[rows, elements]``."""
         return tuple(self.where.for_records(self._reader(*array), rows) for array in self._arrays)

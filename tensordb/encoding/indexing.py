@@ -58,6 +58,45 @@ def select(index: Index, shape: tuple[int, ...]) -> Selection:
     return Selection(starts, length, counts, flips, result)
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What an index selects, as a strided view of the tensor's elements in row-major order.
+
+    Attributes:
+        start: Flat position of the first element selected.
+        length: Elements from there to the last one selected; 0 when there are none.
+        shape: Shape of the result.
+        strides: Elements from one position to the next in each dimension of the result.
+    """
+
+    start: int
+    length: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def window(index: Index, shape: tuple[int, ...]) -> Window:
+    """Return what ``tensor[index]`` selects of a tensor of this shape, without moving anything.
+
+    Raises:
+        IndexError: if an int is out of range or there are more indices than dimensions.
+        InvalidInputError: if a part is neither int, slice nor Ellipsis, or runs backwards, which torch cannot view.
+    """
+    start, last, stride = 0, 0, 1
+    kept: list[tuple[int, int]] = []
+    for part, size in reversed([*zip(_full(index, shape), shape, strict=True)]):
+        chosen, keep = _positions(part, size)
+        if len(chosen) > 1 and chosen.step < 0:
+            raise InvalidInputError(f"{part} runs backwards, which a view cannot; flip a copy (copy=True)")
+        if len(chosen):
+            start, last = start + chosen[0] * stride, last + chosen[-1] * stride
+        if keep:
+            kept.append((len(chosen), abs(chosen.step) * stride))
+        stride *= size
+    counts, strides = tuple(count for count, _ in reversed(kept)), tuple(each for _, each in reversed(kept))
+    return Window(start, 0 if 0 in (*counts, *shape) else last - start + 1, counts, strides)
+
+
 def _full(index: Index, shape: tuple[int, ...]) -> list[Any]:
     """Return one part for each dimension."""
     parts = list(index) if isinstance(index, tuple) else [index]

@@ -20,7 +20,7 @@ from tensordb.encoding.chunks import Chunks
 from tensordb.encoding.filters.words import word_bytes
 from tensordb.encoding.format import MAX_ELEMENTS, MAX_RANK, Descriptor, is_storable
 from tensordb.encoding.gather import MOVED, Rows, gather_records, gather_rows, gather_runs, positions_of
-from tensordb.encoding.indexing import Index, select
+from tensordb.encoding.indexing import Index, select, window
 from tensordb.encoding.lossy import Stored, quantize_where_possible
 from tensordb.encoding.plans import Codes, delta
 from tensordb.encoding.presets import CompressionConfig
@@ -71,7 +71,12 @@ class Base:
 
 
 def encode(
-    tensor: torch.Tensor, config: CompressionConfig, *, page: bool = False, base: Base | None = None
+    tensor: torch.Tensor,
+    config: CompressionConfig,
+    *,
+    page: bool = False,
+    base: Base | None = None,
+    name: str | None = None,
 ) -> EncodedTensor:
     """Return a tensor quantized, compressed and checksummed as `config` asks.
 
@@ -82,6 +87,7 @@ def encode(
             itself at little cost.
         base: An earlier version of the tensor, no page. Each chunk is stored as what changed since then where that is
             smaller; where it is nowhere, or the base has another dtype or shape, the tensor is stored by itself.
+        name: What the config's rules know the tensor by; None when it has none.
 
     Raises:
         InvalidInputError: if a page has no dimension, its records are too large, or it is given a base; or if the
@@ -97,6 +103,7 @@ def encode(
         raise InvalidInputError("a page needs a dimension that counts its records; stack them with torch.stack(...)")
     if page and base is not None:
         raise InvalidInputError("a page cannot be stored as a difference; encode its tensors one by one")
+    config = config.for_tensor(name, replace(spec, shape=spec.shape[1:]) if page else spec)
     stored = quantize_where_possible(tensor, config, page)
     codes = byte_view(stored.codes)
     hashing = start if codes.nbytes >= _HASHED_APART else _at_once
@@ -232,22 +239,30 @@ class PayloadReader:
         """
         return decode_rows_many([(self, rows)])
 
-    def view(self) -> torch.Tensor:
-        """Return a tensor that aliases the payload, once its checksums hold; it must not be written to.
+    def view(self, index: Index = ...) -> torch.Tensor:
+        """Return ``tensor[index]`` as a tensor that aliases the payload and keeps it alive.
+
+        It must not be written to: that ends the process where the payload is a read-only map, and damages the payload
+        elsewhere (torch has no read-only tensors). The checksums of the frames from the first element to the last one
+        selected are verified first; what happens to the bytes afterwards is not noticed.
+
+        Args:
+            index: As for `decode_index`, but no slice may run backwards. The default is the whole tensor.
 
         Raises:
             InvalidInputError: if the payload is compressed or quantized.
+            IntegrityError: if a frame that is touched is damaged.
         """
-        chunks = self._chunks
-        span = chunks.frames.raw_span(0, len(chunks.frames))
-        if chunks.quantizer is not None or chunks.codec.id or chunks.filter.id or span is None:
+        chosen = window(index, self.spec.shape)
+        data = self._chunks.verbatim(chosen.start, chosen.length)
+        if data is None:
             raise InvalidInputError(
                 f"a tensor stored as {self.encoding.compression}, quantization {self.encoding.quantization}, "
-                "has no bytes to alias; use decode(), or store it with the preset 'none'"
+                "has no bytes to alias; decode it (copy=True), or store it with the preset 'none'"
             )
-        for frame in range(len(chunks.frames)):
-            chunks.frames.verified(frame)
-        return view_of(chunks.payload[span[0] : span[1]], self.spec)
+        if not chosen.length:
+            return empty(TensorSpec(self.spec.dtype, chosen.shape))
+        return view_of(data, TensorSpec(self.spec.dtype, (chosen.length,))).as_strided(chosen.shape, chosen.strides)
 
     def content_id(self) -> bytes:
         """Return the 32 bytes that `encode` gave for the content, from what is stored.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -16,7 +16,9 @@ from tensordb.encoding.quantizers import (
     granularity_to_dict,
     quantizer_named,
 )
+from tensordb.encoding.rules import Rule, check_flat, rules_from, settled, use_of_first
 from tensordb.errors import InvalidInputError, UnknownPresetError
+from tensordb.model import TensorSpec
 
 COMPRESSION_NAMES = ("none", "auto", "best", *CODEC_NAMES[1:])
 _FILTER_NAMES = tuple(name for name in FILTER_NAMES if name not in ("constant", "delta"))
@@ -61,6 +63,8 @@ class CompressionConfig:
         quantization_kwargs: For int8: ``"granularity"`` (``"per_tensor"``, ``"per_channel"`` with ``"axis"``,
             ``"per_group"`` with ``"size"``, or a value such as ``PerGroup(128)``) and ``"mode"`` (``"affine"``,
             ``"symmetric"``).
+        rules: What to encode in another way, by name, dtype, dimensions or size. The first `Rule` that matches decides;
+            what none matches is encoded as the rest of this config says.
 
     Raises:
         UnknownPresetError: for an unknown codec or quantizer; the message lists those that exist.
@@ -68,18 +72,39 @@ class CompressionConfig:
 
     >>> CompressionConfig("zstd", compression_kwargs={"level": 9}).to_dict()["compression"]
     'zstd'
+
+    Embeddings in int8, matrices in fp16, and everything else (biases, norms) lossless:
+
+    >>> mixed = CompressionConfig(
+    ...     "auto", rules=[Rule(name="embeddings.*", use="maximum"), Rule(ndim=(2, 4), min_nbytes=4096, use="balanced")]
+    ... )
+    >>> mixed.for_tensor("layer.0.weight", TensorSpec("float32", (64, 64))).quantization
+    'fp16'
+    >>> mixed.for_tensor("layer.0.bias", TensorSpec("float32", (64,))).quantization
+    'none'
     """
 
     compression: str = "auto"
     quantization: str = "none"
     compression_kwargs: Mapping[str, Any] = FrozenMapping()
     quantization_kwargs: Mapping[str, Any] = FrozenMapping()
+    rules: Sequence[Rule] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "compression_kwargs", _frozen("compression_kwargs", self.compression_kwargs))
         object.__setattr__(self, "quantization_kwargs", _frozen("quantization_kwargs", self.quantization_kwargs))
         self._check_compression()
         self._check_quantization()
+        object.__setattr__(self, "rules", settled(self.rules, _used))
+
+    def for_tensor(self, name: str | None, spec: TensorSpec) -> CompressionConfig:
+        """Return what a tensor is encoded with: what the first rule that matches uses, or this config itself.
+
+        Args:
+            name: The tensor's name, None when it has none.
+            spec: Of the tensor; of one record where it is to be in a page.
+        """
+        return (use_of_first(self.rules, name, spec) or self) if self.rules else self
 
     def codec(self) -> Codec:
         """Return the codec of a compression that names one."""
@@ -103,21 +128,25 @@ class CompressionConfig:
         return quantizer_named(self.quantization, **self.quantization_kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON values."""
+        """Return the configuration as JSON values, without ``"rules"`` when there are none."""
+        rules = {"rules": [rule.to_dict() for rule in self.rules]} if self.rules else {}
         return {
             "compression": self.compression,
             "quantization": self.quantization,
             "compression_kwargs": dict(self.compression_kwargs),
             "quantization_kwargs": dict(self.quantization_kwargs),
+            **rules,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CompressionConfig:
         """Return the configuration that `to_dict` gave."""
+        if not isinstance(values, Mapping):
+            raise InvalidInputError(f"{values!r} is no compression config; give the mapping that to_dict returned")
         known = cls.__dataclass_fields__
         if unknown := [key for key in values if key not in known]:
             raise InvalidInputError(f"a compression config has no {unknown[0]!r}; it has: {', '.join(known)}")
-        return cls(**values)
+        return cls(**{**values, "rules": rules_from(values.get("rules", ()), cls.from_dict)})
 
     def _check_compression(self) -> None:
         if self.compression not in COMPRESSION_NAMES:
@@ -145,6 +174,16 @@ class CompressionConfig:
         if self.quantization == "none" and self.quantization_kwargs:
             raise InvalidInputError("quantization 'none' has no parameters; name a quantizer to give it some")
         self.quantizer()
+
+
+def _used(use: Any) -> CompressionConfig:
+    """Return the config that a rule uses."""
+    if isinstance(use, str):
+        use = get_compression_preset(use)
+    if not isinstance(use, CompressionConfig):
+        raise InvalidInputError(f"use is a {type(use).__name__}; give the name of a preset or a CompressionConfig")
+    check_flat(use.rules)
+    return use
 
 
 def _frozen(field: str, values: Mapping[str, Any] | None) -> FrozenMapping:

@@ -113,6 +113,18 @@ class ObjectReader:
             self._check(source)
             return _decode_one(source.reader, row.page_row, index, out)
 
+    def view(self, located: Located, *, index: Any = None) -> torch.Tensor:
+        """Return the only record of `located`, or what `index` picks of it, as a tensor that aliases what is stored.
+
+        Raises:
+            InvalidInputError: It is compressed or quantized.
+        """
+        row = located.rows[0]
+        source = located.sources[row.source]
+        with _naming(located.dataset, row, source.location):
+            self._check(source)
+            return source.reader.view(_within(row.page_row, ... if index is None else index))
+
     def tensors(self, located: Located) -> list[torch.Tensor]:
         """Decode all records of `located` in their order; rows of pages are decoded together, objects in parallel."""
         result: list[torch.Tensor | None] = [None] * len(located.rows)
@@ -228,15 +240,17 @@ def _opened(payload: memoryview | bytes) -> PayloadReader:
 
 def _decode_one(reader: PayloadReader, page_row: int | None, index: Any, out: torch.Tensor | None) -> torch.Tensor:
     if page_row is not None:
-        if index is None:
-            tensor = reader.decode_rows([page_row])[0]
-        else:
-            tensor = reader.decode_index((page_row, *(index if isinstance(index, tuple) else (index,))))
+        tensor = reader.decode_rows([page_row])[0] if index is None else reader.decode_index(_within(page_row, index))
     elif index is not None:
         tensor = reader.decode_index(index)
     else:
         return reader.decode(out=out)
     return tensor if out is None else _fill(out, tensor)
+
+
+def _within(page_row: int | None, index: Any) -> Any:
+    """Return a record's index as one of the object that holds it."""
+    return index if page_row is None else (page_row, *(index if isinstance(index, tuple) else (index,)))
 
 
 def _fill(out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tensordb import TensorStorage
 from tensordb.errors import ConflictError
@@ -214,3 +215,20 @@ def test_processes_of_multiprocessing_use_the_storage_that_they_are_given(db: Te
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]
     holds(db, *range(4), *range(100, 104), *range(200, 204))
+
+
+def test_a_view_of_the_parent_s_is_whole_in_a_child_and_survives_it(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path / "db", compression_preset="none") as db:
+        db.create_dataset("d")
+        tensor = torch.arange(50_000.0)
+        key = db.insert("d", tensor)
+        seen = db.get_tensor_by_id("d", key, copy=False).tensor
+
+        def child() -> None:
+            # By bytes: torch's own threads are not there after a fork, and what would use them waits for ever.
+            assert seen.numpy().tobytes() == tensor.numpy().tobytes()
+            again = db.get_tensor_by_id("d", key, copy=False).tensor
+            assert again.numpy().tobytes() == tensor.numpy().tobytes()
+
+        in_forked_child(child)
+        assert seen.equal(tensor)

@@ -25,6 +25,8 @@ _NUMBERS = (
 )  # fmt: skip
 """Stored by their position: append only."""
 _SHORT = {name: f"{name[0]}{''.join(filter(str.isdigit, name))}" for name in _NUMBERS}
+_COUNT = 4
+"""Bytes before it that say how many numbers there are, which the wrapped format leaves to us."""
 _MOST = 1 << 24
 """Numbers that pcodec takes at a time."""
 
@@ -70,7 +72,7 @@ class Pcodec(Codec):
             )
         numbers = np.frombuffer(data, self.number)
         file = wrapped.FileCompressor()
-        parts = [file.write_header()]
+        parts = [len(numbers).to_bytes(_COUNT, "little"), file.write_header()]
         for begin in range(0, len(numbers), _MOST):
             run = numbers[begin : begin + _MOST]
             paging = PagingSpec.exact_page_sizes([len(run)])
@@ -89,10 +91,11 @@ class Pcodec(Codec):
         count, rest = divmod(size, np.dtype(self.number).itemsize)
         numbers = np.empty(count, self.number)
         try:
-            left = _fill(numbers, bytes(data), _SHORT[self.number])
+            known = int.from_bytes(data[:_COUNT], "little") == count and not rest
+            left = _fill(numbers, bytes(data[_COUNT:]), _SHORT[self.number]) if known else 1
         except RuntimeError as error:
             raise damaged(self.name, error) from error
-        if rest or left:
+        if left:
             raise damaged(self.name, ValueError(f"it does not hold exactly {size} bytes"))
         return numbers.tobytes()
 
@@ -122,7 +125,8 @@ def _fill(numbers: NDArray[Any], data: bytes, kind: str) -> int:
         at += used
         _, used = chunk.read_page_into(data[at:], len(run), run)
         at += used
-    return len(data) - at
+    left: int = len(data) - at
+    return left
 
 
 def _require() -> None:
