@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tensordb.errors import ConflictError, StoreError
 from tensordb.forks import mend_after_fork
-from tensordb.payloads.base import Location
+from tensordb.payloads.base import Location, Produce, as_views
 from tensordb.payloads.files import store_error
 from tensordb.payloads.writer import SegmentWriter
 
@@ -34,6 +34,7 @@ class Appender:
         self._limit = limit
         self._active: SegmentWriter | None = None
         self._retired: list[SegmentWriter] = []  # appended to no more, held for the commits still on their way
+        self._growing: list[SegmentWriter] = []  # one thread each writes a payload to these while it is made
         self._writing = 0
         self._adopts = True
         self._failures = 0
@@ -59,11 +60,44 @@ class Appender:
                     raise store_error(f"writing {nbytes} bytes to a segment in", self._folder, error) from error
                 raise
 
+    def append_growing(self, lead: int, most: int, produce: Produce) -> Location | None:
+        """Write a payload while it is made, in a segment that other threads do not append to meanwhile."""
+        with self._lock:
+            if not hasattr(self._seen, "failures"):
+                self._seen.failures = self._failures
+            writer = self._writer_for(most)
+            self._active = None
+            self._growing.append(writer)
+        place = None
+        try:
+            payload = writer.begin(lead)
+            first = produce(lambda buffers: payload.write(as_views(buffers)))
+            place = None if first is None else payload.finish(memoryview(first).cast("B"))
+        except OSError as error:
+            raise store_error(f"writing up to {most} bytes to a segment in", self._folder, error) from error
+        finally:
+            self._return(writer, whole=place is not None or writer.rewind())
+        return place
+
+    def _return(self, writer: SegmentWriter, *, whole: bool) -> None:
+        """Take a segment back that one thread had for itself."""
+        with self._lock:
+            self._growing.remove(writer)
+            if self._closed:
+                writer.close()
+            elif self._active is None and whole and not writer.sealed:
+                self._active = writer
+            else:
+                self._retired.append(writer)
+                if not whole:
+                    writer.seal()
+
     def flush(self) -> None:
         """Sync every segment appended to; raise StoreError when payloads since this thread's last flush may be lost."""
         with self._sync_lock:
             with self._lock:
-                pending = [writer for writer in (*self._retired, self._active) if writer and writer.dirty]
+                held = (*self._retired, *self._growing, self._active)
+                pending = [writer for writer in held if writer and writer.dirty]
             cause = None
             for writer in pending:
                 cause = self._sync(writer) or cause
@@ -95,6 +129,8 @@ class Appender:
         """Begin a new segment at the next append; the present one is let go once no `writing` block is open."""
         with self._lock:
             self._adopts = False
+            for writer in self._growing:
+                writer.seal()
             if self._active is not None:
                 self._retire(self._active, sealed=True)
         self._release()
@@ -111,8 +147,8 @@ class Appender:
     def after_fork(self) -> None:
         """Forget the parent's segments in a child, and the locks that the parent's threads may have held."""
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
-        writers = [*self._retired, *([self._active] if self._active else [])]
-        self._active, self._retired, self._writing = None, [], 0
+        writers = [*self._retired, *self._growing, *([self._active] if self._active else [])]
+        self._active, self._retired, self._growing, self._writing = None, [], [], 0
         for writer in writers:
             writer.forget()
 

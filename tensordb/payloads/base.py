@@ -6,10 +6,10 @@ and the checksums inside a payload are verified there) and keeps no index (the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -49,6 +49,10 @@ class SegmentInfo:
     live: bool
 
 
+Write: TypeAlias = "Callable[[Sequence[Buffer]], None]"
+Produce: TypeAlias = "Callable[[Write], Buffer | None]"
+
+
 class PayloadStore(Protocol):
     """Append-only storage of payloads; every method may be called from any thread."""
 
@@ -60,6 +64,22 @@ class PayloadStore(Protocol):
             StoreError: Another fault of the environment.
             ReadOnlyError: The store was opened for reading.
             ConflictError: The store is closed.
+        """
+
+    def append_growing(self, lead: int, most: int, produce: Produce) -> Location | None:
+        """Write a payload whose first bytes are known last, while the rest is still being made.
+
+        Args:
+            lead: How many first bytes those are.
+            most: Bytes that the payload may have.
+            produce: Is called with ``write(buffers)``, which appends to the payload and which threads may call one
+                after the other. Returns the first bytes, or None to give the payload up.
+
+        Returns:
+            The place; None when the payload was given up.
+
+        Raises:
+            StoreError: as for `append`.
         """
 
     def flush(self) -> None:

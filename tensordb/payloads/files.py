@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tensordb.errors import StorageFullError, StoreError
 
@@ -67,6 +69,23 @@ def _after(views: list[memoryview], written: int) -> list[memoryview]:
             return [view[written:], *views[index + 1 :]]
         written -= len(view)
     return []
+
+
+def start_writeback(descriptor: int, offset: int, nbytes: int) -> None:
+    """Let the disk begin with bytes that were written, so that a sync finds less to wait for (Linux; else nothing)."""
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, offset, nbytes, _SYNC_FILE_RANGE_WRITE)
+
+
+def _system_sync_file_range() -> Any:
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
+
+
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = _system_sync_file_range()
 
 
 def sync_file(descriptor: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tensordb.errors import ConflictError, IntegrityError
-from tensordb.payloads.base import ALIGNMENT, EMPTY, Location, SegmentInfo, as_views
+from tensordb.payloads.base import ALIGNMENT, EMPTY, Location, Produce, SegmentInfo, as_views
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -63,6 +63,12 @@ class MemorySegments:
                 segment.offsets.append(offset)
             segment.end = offset + len(payload)
             return Location(self._active, offset, len(payload))
+
+    def append_growing(self, lead: int, most: int, produce: Produce) -> Location | None:
+        """Collect what `produce` writes, and append it behind the first bytes that it returns."""
+        parts: list[bytes] = []
+        first = produce(lambda buffers: parts.append(b"".join(as_views(buffers))))
+        return None if first is None else self.append([first, *parts])
 
     def flush(self) -> None:
         """Do nothing: memory is as durable as it gets."""

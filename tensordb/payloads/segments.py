@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tensordb.errors import ConflictError, InvalidInputError, ReadOnlyError
 from tensordb.payloads.appender import Appender
-from tensordb.payloads.base import Location, SegmentInfo, as_views
+from tensordb.payloads.base import Location, Produce, SegmentInfo, as_views
 from tensordb.payloads.files import store_error
 from tensordb.payloads.maps import SegmentMaps
 from tensordb.payloads.writer import is_live, remove_dead, segment_of, segment_path
@@ -71,6 +71,19 @@ class SegmentStore:
             ConflictError: The store is closed.
         """
         return self._writable().append(as_views(buffers))
+
+    def append_growing(self, lead: int, most: int, produce: Produce) -> Location | None:
+        """Write a payload while it is being made, its first `lead` bytes last; see `PayloadStore.append_growing`.
+
+        Other threads append to another segment meanwhile.
+
+        Raises:
+            StorageFullError: No space, quota, or file size left; the store stays usable and nothing is lost.
+            StoreError: Another fault of the file system.
+            ReadOnlyError: The store was opened for reading.
+            ConflictError: The store is closed.
+        """
+        return self._writable().append_growing(lead, most, produce)
 
     def flush(self) -> None:
         """Make every payload appended so far durable, with its file; only then may a catalog row name it.

@@ -17,7 +17,14 @@ from pathlib import Path
 
 from tensordb.errors import FormatError, IntegrityError
 from tensordb.payloads.base import ALIGNMENT, Location
-from tensordb.payloads.files import store_error, sync_directory, sync_file, try_lock, write_all
+from tensordb.payloads.files import (
+    start_writeback,
+    store_error,
+    sync_directory,
+    sync_file,
+    try_lock,
+    write_all,
+)
 from tensordb.payloads.layout import FOOTER_BYTES, HEADER_BYTES, check_header, pack_footer, pack_header
 
 SUFFIX = ".seg"
@@ -120,6 +127,12 @@ class SegmentWriter:
         self.dirty = True
         return Location(self.segment, offset, nbytes)
 
+    def begin(self, lead: int) -> GrowingPayload:
+        """Begin a payload whose first `lead` bytes follow later; after an OSError, or to give it up, call `rewind`."""
+        offset = self.end + -self.end % ALIGNMENT
+        os.lseek(self._descriptor, offset + lead, os.SEEK_SET)
+        return GrowingPayload(self, self._descriptor, offset, lead)
+
     def rewind(self) -> bool:
         """Cut off what a failed append left behind; return False, to abandon the file, when that fails too."""
         try:
@@ -165,6 +178,37 @@ class SegmentWriter:
             write_all(self._descriptor, [memoryview(bytes(padding) + footer)])
         except OSError:
             self.rewind()
+
+
+class GrowingPayload:
+    """A payload at the end of a segment that is written piece by piece, its first bytes last."""
+
+    __slots__ = ("_descriptor", "_lead", "_nbytes", "_offset", "_writer")
+
+    def __init__(self, writer: SegmentWriter, descriptor: int, offset: int, lead: int) -> None:
+        self._writer = writer
+        self._descriptor = descriptor
+        self._offset = offset
+        self._lead = lead
+        self._nbytes = lead
+
+    def write(self, views: list[memoryview]) -> None:
+        """Append the views, and let the disk begin with them."""
+        nbytes = sum(map(len, views))
+        write_all(self._descriptor, views)
+        start_writeback(self._descriptor, self._offset + self._nbytes, nbytes)
+        self._nbytes += nbytes
+
+    def finish(self, first: memoryview) -> Location:
+        """Write the first bytes and return where the payload is."""
+        if len(first) != self._lead:
+            raise ValueError(f"{len(first)} first bytes were given where room for {self._lead} was left")
+        at = 0
+        while at < len(first):
+            at += os.pwrite(self._descriptor, first[at:], self._offset + at)
+        self._writer.end = self._offset + self._nbytes
+        self._writer.dirty = True
+        return Location(self._writer.segment, self._offset, self._nbytes)
 
 
 def _has_room(entry: os.DirEntry[str], most: int) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from tensordb.errors import ConflictError, IntegrityError
 from tensordb.payloads import Location, MemorySegments, PayloadStore, SegmentStore
+from tensordb.payloads.base import Write
 
 from .processes import DATABASE, in_forked_child
 
@@ -54,6 +55,85 @@ def test_buffers_of_every_kind_are_joined(store: PayloadStore) -> None:
     location = store.append(parts)
     assert store.read(location) == b"abcdef" + np.arange(6, dtype=np.int16).tobytes()
     assert store.read(store.append([])) == b""
+
+
+def test_a_payload_that_grows_is_whole_once_its_first_bytes_are_there(store: PayloadStore) -> None:
+    before = store.append([b"before"])
+
+    def produce(write: Write) -> bytes:
+        write([b"middle ", np.arange(3, dtype=np.uint8)])
+        store.append([b"between"])
+        write([])
+        write([b" end"])
+        return b"first "
+
+    location = store.append_growing(6, 100, produce)
+    after = store.append([b"after"])
+    assert location is not None
+    assert location.offset % 64 == 0
+    store.flush()
+    assert bytes(store.read(location)) == b"first middle \0\1\2 end"
+    assert (bytes(store.read(before)), bytes(store.read(after))) == (b"before", b"after")
+
+
+def test_a_payload_that_is_given_up_leaves_nothing(store: PayloadStore) -> None:
+    def given_up(write: Write) -> None:
+        write([b"much" * 1000])
+
+    def failing(write: Write) -> bytes:
+        write([b"much" * 1000])
+        raise RuntimeError("no more")
+
+    store.append([b"before"])
+    used = store.segments()[0].nbytes
+    assert store.append_growing(10, 5000, given_up) is None
+    with pytest.raises(RuntimeError, match="no more"):
+        store.append_growing(10, 5000, failing)
+    assert store.segments()[0].nbytes == used
+    assert bytes(store.read(store.append([b"after"]))) == b"after"
+
+
+def test_a_segment_that_a_payload_grows_in_can_be_sealed(store: PayloadStore) -> None:
+    def produce(write: Write) -> bytes:
+        write([b"rest"])
+        store.seal()
+        return b"first "
+
+    with store.writing():
+        location = store.append_growing(6, 100, produce)
+        assert location is not None
+        other = store.append([b"other"])
+        assert other.segment != location.segment or isinstance(store, MemorySegments)
+        store.flush()
+    assert bytes(store.read(location)) == b"first rest"
+
+
+def test_threads_grow_payloads_and_append_at_once(store: PayloadStore) -> None:
+    kept: list[tuple[Location, bytes]] = []
+
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        for _ in range(20):
+            parts = [chance.randbytes(chance.randrange(5000)) for _ in range(5)]
+
+            def produce(write: Write, parts: list[bytes] = parts) -> bytes:
+                for part in parts[1:]:
+                    write([part])
+                return parts[0]
+
+            location = store.append_growing(len(parts[0]), 25000, produce)
+            assert location is not None
+            kept.append((location, b"".join(parts)))
+            kept.append((store.append([parts[0]]), parts[0]))
+            store.flush()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept) == 160
+    assert all(bytes(store.read(location)) == payload for location, payload in kept)
 
 
 def test_more_buffers_than_the_system_writes_at_once(store: PayloadStore) -> None:
