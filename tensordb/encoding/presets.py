@@ -51,13 +51,16 @@ class CompressionConfig:
         compression: ``"none"``, ``"auto"`` (chosen by dtype and values: byte planes with zstd for floats, zstd for the
             rest, nothing where it saves less than 1.5 %), ``"best"`` (every candidate is tried, the smallest kept),
             ``"zstd"``, ``"lz4"``, ``"gzip"``, ``"zlib"`` or ``"lzma"``.
-        quantization: ``"none"``, ``"fp16"``, ``"bf16"`` or ``"int8"``. Applies to float16, bfloat16, float32 and
-            float64 tensors of at least 16 elements where it makes them smaller; others stay lossless.
+        quantization: ``"none"``, ``"fp16"``, ``"bf16"``, ``"int8"``, ``"int4"``, ``"nf4"``, ``"fp8_e4m3"``,
+            ``"fp8_e5m2"`` or ``"uniform"``. Applies to float16, bfloat16, float32 and float64 tensors of at least 16
+            elements where it makes them smaller; others stay lossless.
         compression_kwargs: Parameters of the codec, such as ``{"level": 3}``; for lz4 also ``"mode"``: ``"fast"`` or
             ``"hc"``. ``"filter": "planes"`` puts float planes before any codec.
-        quantization_kwargs: For int8: ``"granularity"`` (``"per_tensor"``, ``"per_channel"`` with ``"axis"``,
-            ``"per_group"`` with ``"size"``, or a value such as ``PerGroup(128)``) and ``"mode"`` (``"affine"``,
-            ``"symmetric"``).
+        quantization_kwargs: For all but fp16 and bf16: ``"granularity"`` (``"per_tensor"``, ``"per_row"``,
+            ``"per_channel"`` with ``"axis"``, ``"per_group"`` with ``"size"``, or a value such as ``PerGroup(128)``)
+            and ``"scale_dtype"`` (``"float32"``, ``"bfloat16"``). For int8 and int4 ``"mode"`` (``"affine"``,
+            ``"symmetric"``). For uniform exactly one of ``"step"`` (a fraction of the RMS), ``"max_error"`` (with
+            ``"relative": True`` a fraction of the largest magnitude) and ``"target_bits"``.
 
     Raises:
         UnknownPresetError: for an unknown codec or quantizer; the message lists those that exist.
@@ -166,6 +169,9 @@ COMPRESSION_PRESETS: Final[Mapping[str, CompressionConfig]] = MappingProxyType(
         "fp16_only": CompressionConfig("none", "fp16"),
         "bf16_only": CompressionConfig("none", "bf16"),
         "int8_only": CompressionConfig("none", "int8", quantization_kwargs=_INT8),
+        "q6": CompressionConfig("auto", "uniform", quantization_kwargs={"step": 0.06}),
+        "q5": CompressionConfig("auto", "uniform", quantization_kwargs={"step": 0.12}),
+        "q4": CompressionConfig("auto", "uniform", quantization_kwargs={"step": 0.20}),
     }
 )
 """The named presets; ``"lossless"`` is the default."""

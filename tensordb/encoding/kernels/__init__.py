@@ -8,6 +8,13 @@ beside the package or in the user's cache directory, in files of its own that it
 
 from __future__ import annotations
 
-from tensordb.encoding.kernels.loading import load, ready
+from typing import Any
 
-__all__ = ["load", "ready"]
+from tensordb.encoding.kernels.loading import load, ready, scaling_loops
+
+__all__ = ["load", "ready", "ready_to_scale"]
+
+
+def ready_to_scale(nbytes: int) -> Any:
+    """Return the loops of quantizers, or None for NumPy to do this work of `nbytes` bytes; never waits for them."""
+    return scaling_loops() if ready(nbytes) is not None else None

@@ -15,6 +15,7 @@ _lock = threading.Lock()
 _worked = 0
 _loader: threading.Thread | None = None
 _kernels: ModuleType | None = None
+_scaling: ModuleType | None = None
 
 
 def ready(nbytes: int) -> Any:
@@ -25,6 +26,11 @@ def ready(nbytes: int) -> Any:
         if _worked >= WORTH_LOADING:
             _begin()
     return _kernels
+
+
+def scaling_loops() -> Any:
+    """Return the module `scaling`, which is loaded together with `compiled`, or None."""
+    return _scaling
 
 
 def load() -> bool:
@@ -53,11 +59,12 @@ def _begin() -> threading.Thread | None:
 
 
 def _load() -> None:
-    global _kernels
+    global _kernels, _scaling
     try:
+        _scaling = importlib.import_module("tensordb.encoding.kernels.scaling")
         _kernels = importlib.import_module("tensordb.encoding.kernels.compiled")
     except Exception:  # numba is absent, or does not work here: NumPy goes on doing the work
-        _kernels = None
+        _kernels = _scaling = None
 
 
 def _settle() -> None:
