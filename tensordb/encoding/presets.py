@@ -157,7 +157,7 @@ def _frozen(field: str, values: Mapping[str, Any] | None) -> FrozenMapping:
     return FrozenMapping(tuple(sorted(plain.items())))
 
 
-_INT8 = {"granularity": "per_group", "size": 128, "mode": "affine"}
+_INT8 = {"granularity": "per_group", "size": 128, "mode": "affine", "scale_dtype": "bfloat16"}
 COMPRESSION_PRESETS: Final[Mapping[str, CompressionConfig]] = MappingProxyType(
     {
         "none": CompressionConfig("none"),

@@ -30,7 +30,7 @@ SCALE_DTYPES = ("float32", "bfloat16")
 MODES = ("affine", "symmetric")
 SMALLEST_STEP = float(np.finfo(np.float32).tiny)
 NO_MINIMA = np.empty(0, np.float32)
-FULL = 1.5e38
+FULL = 2.0**126
 """Magnitudes beyond this are exceptions, so that a range from minimum to maximum fits into float32."""
 
 

@@ -110,6 +110,9 @@ class Uniform(Scaled):
         grain = _USUAL * spread * _epsilon(dtype) / 2
         steps = np.maximum(2 * (bounds - grain), bounds) * _ROOM
         scales = rounded(np.minimum(steps, 2.0**120), self.scale_dtype, up=False)
+        # Equal values are one step, and exact, where the dtype of the scales holds them.
+        one = rounded(np.abs(low), self.scale_dtype, up=False)
+        scales = np.where((low == high) & (one == np.abs(low)), one, scales)
         # What has no step is zero, and exact where that is not near enough.
         return Fitted((np.where(scales < SMALLEST_STEP, np.float32(0), scales),), bounds)
 
