@@ -129,7 +129,7 @@ def summarize(encoding: Encoding) -> str:
     text = f"{encoding.compression}, {sizes} (ratio {encoding.ratio:.2f})"
     if encoding.quantization != "none":
         text = f"{encoding.quantization} + {text}, {encoding.error.snr_db:.1f} dB"
-    return text
+    return text if encoding.note is None else f"{text}; {encoding.note}"
 
 
 def shorten(text: str, limit: int = 120) -> str:

@@ -81,7 +81,8 @@ class CompressionStats:
         return plain
 
     def _repr_html_(self) -> str:
-        head = ["compression", "quantization", "records", "original bytes", "stored bytes", "ratio", "worst error (L2)"]
+        head = ["compression", "quantization", "records", "original bytes", "stored bytes", "ratio"]
+        head += ["worst error (L2)", "worst SNR"]
         rows = [
             (
                 each.compression,
@@ -91,6 +92,7 @@ class CompressionStats:
                 f"{each.stored_nbytes:,}",
                 f"{each.ratio:.3f}",
                 f"{each.worst_error.relative_l2:.2e}",
+                f"{each.worst_error.snr_db:.1f} dB" if each.worst_error.relative_l2 else "lossless",
             )
             for each in self.shares
         ]

@@ -18,7 +18,7 @@ from tensordb.encoding.lossy import Stored
 from tensordb.encoding.plans import MINIMUM_SAVING, RAW_PLAN, Plan
 from tensordb.encoding.workers import for_each
 from tensordb.model import Encoding
-from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
+from tensordb.tensors import dtype_from_name, nbytes_of
 
 
 def stage_record(stage: Any) -> StageRecord:
@@ -42,9 +42,8 @@ def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan, chunk: int) -
     frames = _write(codes, layout, plan)
     if plan.optional and frames.nbytes + ENTRY_BYTES * len(frames.words) > (1 - MINIMUM_SAVING) * codes.nbytes:
         return assemble(stored, codes, RAW_PLAN, chunk)
-    for parameter in stored.parameters:
-        data = byte_view(parameter)
-        frames.add([(RAW, data[begin:end]) for begin, end in parameter_frames(parameter.numel())])
+    for data, itemsize in stored.arrays():
+        frames.add([(RAW, data[begin:end]) for begin, end in parameter_frames(len(data) // itemsize, itemsize)])
     frames.finish()
     descriptor = Descriptor(
         stored.spec,
@@ -55,6 +54,7 @@ def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan, chunk: int) -
         chunk,
         stored.error,
         stored.note,
+        len(stored.exceptions) if stored.exceptions else 0,
     )
     header = pack_header(descriptor.pack(), frames.words, frames.checksums)
     frames.buffers.insert(0, header)

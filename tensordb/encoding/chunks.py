@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tensordb.encoding.arrays import Shape, frames_needed, raw_arrays
 from tensordb.encoding.codecs import codec_with_id
 from tensordb.encoding.filters import Delta, filter_with_id
 from tensordb.encoding.format import Descriptor, parse_header
 from tensordb.encoding.frames import FrameTable
-from tensordb.encoding.layout import PARAMETER_FRAME_BYTES, layout_of, parameter_frames
+from tensordb.encoding.layout import layout_of, parameter_frames
 from tensordb.encoding.quantizers import Quantizer, quantizer_with_id
+from tensordb.encoding.quantizers.exceptions import (
+    WORDS,
+    Exceptions,
+    check_positions,
+    most_exceptions,
+    position_dtype,
+    within,
+)
 from tensordb.encoding.quantizers.floats import FLOAT_DTYPES, Floats
-from tensordb.encoding.quantizers.granularity import ParameterMap, PerTensor
+from tensordb.encoding.quantizers.granularity import PerTensor
+from tensordb.encoding.quantizers.sharing import ParameterMap
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.tensors import dtype_from_name
 
@@ -58,22 +69,38 @@ class Chunks:
         )
         self.where = self._parameter_map()
         # The table's own size bounds everything that is computed from the shape.
-        arrays = self.quantizer.parameter_count if self.quantizer else 0
-        frames = self.layout.chunks * self.layout.group_count
-        frames += arrays * -(-4 * self.where.total // PARAMETER_FRAME_BYTES)
-        if frames != len(header.words):
+        arrays = self._arrays_beside()
+        codes = self.layout.chunks * self.layout.group_count
+        needed = codes + frames_needed(arrays)
+        if needed != len(header.words):
             raise FormatError(
-                f"frame table has {len(header.words)} entries where the tensor has {frames} frames; it is forged"
+                f"frame table has {len(header.words)} entries where the tensor has {needed} frames; it is forged"
             )
-        spans = parameter_frames(self.where.total) if arrays else []
-        parameter_sizes = [stop - start for start, stop in spans] * arrays
+        sizes = [
+            end - begin for dtype, count in arrays for begin, end in parameter_frames(count, np.dtype(dtype).itemsize)
+        ]
         code_sizes = self.layout.frame_sizes()
         loose = 0 if self.filter.sliceable else len(code_sizes)
-        self.frames = FrameTable(payload, header, code_sizes + parameter_sizes, loose)
-        self._arrays = self._parameter_spans(arrays, len(spans))
+        self.frames = FrameTable(payload, header, code_sizes + sizes, loose)
+        beside = list(raw_arrays(payload, self.frames, codes, arrays))
+        self._exceptions = beside[-2:] if self.descriptor.exceptions else []
+        self._parameters = beside[: len(beside) - len(self._exceptions)]
         self._bases = bases
         self._base: Chunks | None = None
         self._lock = threading.Lock()
+
+    def _arrays_beside(self) -> list[Shape]:
+        """Return the arrays of the quantizer's parameters and of exceptions."""
+        if self.quantizer is None:
+            return []
+        parameter = np.float32 if self.quantizer.parameter_dtype == "float32" else np.uint16
+        arrays: list[Shape] = [(parameter, self.where.total)] * self.quantizer.parameter_count
+        count = self.descriptor.exceptions
+        if count > most_exceptions(self.elements):
+            raise FormatError(f"header promises {count} exceptions among {self.elements} elements; it is forged")
+        if count:
+            arrays += [(position_dtype(self.elements), count), (WORDS[self.itemsize], count)]
+        return arrays
 
     def _quantizer(self) -> Quantizer | None:
         stage = self.descriptor.quantizer
@@ -91,14 +118,6 @@ class Chunks:
             return self.quantizer.parameter_map(spec, page)
         except InvalidInputError as error:
             raise FormatError(f"payload quantizes what its shape has not: {error}") from error
-
-    def _parameter_spans(self, arrays: int, each: int) -> list[tuple[int, int]]:
-        """Return (first frame, first byte) of each parameter array."""
-        first = self.layout.chunks * self.layout.group_count
-        spans = [self.frames.raw_span(first + i * each, first + (i + 1) * each) for i in range(arrays)]
-        if None in spans:
-            raise FormatError("payload has quantization parameters that are not stored raw; it is forged")
-        return [(first + i * each, span[0]) for i, span in enumerate(spans) if span]
 
     def read_codes(self, first: int, last: int, out: Bytes) -> None:
         """Write the codes of chunks `first` to `last` (exclusive) to `out`, which has their bytes."""
@@ -177,9 +196,9 @@ class Chunks:
         codes = np.empty(stop - start, np.uint8)
         self.read_codes(first, last, codes)
         begin, end = start // self.codes_itemsize, stop // self.codes_itemsize
-        parameters = tuple(self.where.for_range(self._reader(*array), begin, end) for array in self._arrays)
-        shape = self.where.shape_of(end - begin)
-        out[:] = self.quantizer.restore(codes, parameters, shape, self.descriptor.spec.dtype)
+        near = self.where.stretch(begin, end, *(array.read_floats for array in self._parameters))
+        self.quantizer.restore(codes, near, self.descriptor.spec.dtype, out)
+        self.put_exceptions(out, begin, end)
 
     def verbatim(self, start: int, length: int) -> memoryview | None:
         """Return the stored bytes of elements, their frames verified; None if they are not stored as they are."""
@@ -198,18 +217,26 @@ class Chunks:
         return self.payload[begin : begin + length * self.itemsize]
 
     def record_parameters(self, rows: NDArray[np.int64]) -> tuple[Floats, ...]:
-        """Return the quantization parameters of records of a page, broadcastable to ``[rows, elements]``."""
-        return tuple(self.where.for_records(self._reader(*array), rows) for array in self._arrays)
+        """Return the quantization parameters of records of a page: ``float32[rows * count]`` each."""
+        where = self.where
+        arrays = (array.read_floats(0, where.total).reshape(where.records, where.count) for array in self._parameters)
+        return tuple(array[rows].reshape(-1) for array in arrays)
 
-    def _reader(self, frame: int, offset: int) -> Callable[[int, int], Any]:
-        def read(start: int, stop: int) -> Any:
-            """Return parameters start to stop; only the frames they lie in are verified."""
-            per_frame = PARAMETER_FRAME_BYTES // 4
-            for index in range(start // per_frame, -(-stop // per_frame)):
-                self.frames.verified(frame + index)
-            return np.frombuffer(self.payload, np.float32, stop - start, offset + 4 * start)
+    def put_exceptions(self, out: Bytes, start: int, stop: int) -> None:
+        """Put the exceptions among elements start to stop (exclusive) into `out`, which holds their bytes."""
+        if not self._exceptions:
+            return
+        first, last = within(self._positions, start, stop)
+        if first < last:
+            exact = self._exceptions[1].read(first, last)
+            Exceptions(self._positions[first:last], exact).put(out, start, stop)
 
-        return read
+    @cached_property
+    def _positions(self) -> NDArray[Any]:
+        """Positions of exceptions, copied once they are verified: a search must not be led astray later."""
+        positions = self._exceptions[0].read(0, self.descriptor.exceptions).copy()
+        check_positions(positions, self.elements)
+        return positions
 
     def content(self) -> Iterator[Any]:
         """Yield the bytes of the codes, part by part, and those of the quantization parameters."""
@@ -239,6 +266,7 @@ class Chunks:
                 self._read_chunk(chunk, np.empty(last - first, np.uint8))
         for frame in range(codes, len(self.frames)):
             self.frames.verified(frame)
+        self.put_exceptions(np.empty(0, np.uint8), 0, 0)
 
 
 def _itemsize(dtype: str) -> int:

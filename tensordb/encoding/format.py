@@ -25,7 +25,7 @@ MAX_RANK = 64
 MAX_ELEMENTS = 1 << 60
 _PREFIX = struct.Struct("<3sBIQ")
 _ERROR = struct.Struct("<dd")
-_PAGE, _HAS_ERROR, _HAS_NOTE = 1, 2, 4
+_PAGE, _HAS_ERROR, _HAS_NOTE, _HAS_EXCEPTIONS = 1, 2, 4, 8
 
 # Stored numbers of dtypes: append only.
 _DTYPES = {
@@ -70,6 +70,7 @@ class Descriptor:
         spec: The tensor as its user knows it.
         page: Whether dimension 0 counts records, each of which was quantized by itself.
         chunk_elements: Elements of a chunk; 0 when one chunk holds all.
+        exceptions: Elements that are stored exactly beside the codes.
     """
 
     spec: TensorSpec
@@ -80,11 +81,13 @@ class Descriptor:
     chunk_elements: int = 0
     error: MeasuredError = field(default_factory=MeasuredError)
     note: str | None = None
+    exceptions: int = 0
 
     def pack(self) -> bytes:
         """Return the descriptor as a header stores it."""
         lossless = self.error == MeasuredError()
         flags = self.page * _PAGE | (not lossless) * _HAS_ERROR | (self.note is not None) * _HAS_NOTE
+        flags |= bool(self.exceptions) * _HAS_EXCEPTIONS
         parts = [bytes((_DTYPES[self.spec.dtype], flags, len(self.spec.shape)))]
         parts += [_varint(size) for size in self.spec.shape]
         for stage in (self.quantizer, self.filter, self.codec):
@@ -97,6 +100,8 @@ class Descriptor:
         if self.note is not None:
             text = self.note.encode()
             parts += [_varint(len(text)), text]
+        if self.exceptions:
+            parts.append(_varint(self.exceptions))
         return b"".join(parts)
 
 
@@ -172,7 +177,7 @@ def _header_checksum(prefix: Any, body: Any) -> int:
 
 def _parse_descriptor(cursor: _Cursor) -> Descriptor:
     dtype, flags, rank = cursor.take(3)
-    if dtype not in _DTYPE_NAMES or flags > (_PAGE | _HAS_ERROR | _HAS_NOTE) or rank > MAX_RANK:
+    if dtype not in _DTYPE_NAMES or flags > (_PAGE | _HAS_ERROR | _HAS_NOTE | _HAS_EXCEPTIONS) or rank > MAX_RANK:
         raise FormatError(f"header has dtype {dtype}, flags {flags}, rank {rank}; read it with a newer release")
     shape = tuple(cursor.varint() for _ in range(rank))
     if not is_storable(shape):
@@ -181,8 +186,11 @@ def _parse_descriptor(cursor: _Cursor) -> Descriptor:
     chunk_elements = cursor.varint()
     error = cursor.error() if flags & _HAS_ERROR else MeasuredError()
     note = cursor.text() if flags & _HAS_NOTE else None
+    exceptions = cursor.varint() if flags & _HAS_EXCEPTIONS else 0
+    if flags & _HAS_EXCEPTIONS and not (exceptions and quantizer.id):
+        raise FormatError("header promises exceptions where there can be none; it is forged")
     spec = TensorSpec(_DTYPE_NAMES[dtype], shape)
-    return Descriptor(spec, bool(flags & _PAGE), quantizer, filter_, codec, chunk_elements, error, note)
+    return Descriptor(spec, bool(flags & _PAGE), quantizer, filter_, codec, chunk_elements, error, note, exceptions)
 
 
 def _varint(number: int) -> bytes:

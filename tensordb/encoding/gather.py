@@ -109,7 +109,22 @@ def _records_alike(requests: Sequence[tuple[Chunks, list[int]]]) -> Bytes:
     parameters = [chunks.record_parameters(np.array(rows, np.int64)) for chunks, rows in requests]
     joined = tuple(np.concatenate(arrays) for arrays in zip(*parameters, strict=True))
     spec = first.descriptor.spec
-    return first.quantizer.restore(codes, joined, (count, first.record_elements), spec.dtype)
+    near = first.where.whole(joined, count)
+    out = np.empty(count * first.record_elements * first.itemsize, np.uint8)
+    first.quantizer.restore(codes, near, spec.dtype, out)
+    _put_exceptions(requests, out)
+    return out
+
+
+def _put_exceptions(requests: Sequence[tuple[Chunks, list[int]]], out: Bytes) -> None:
+    """Put the exceptions of records into `out`, which holds the bytes of all records."""
+    at = 0
+    for chunks, rows in requests:
+        elements, size = chunks.record_elements, chunks.record_elements * chunks.itemsize
+        if chunks.descriptor.exceptions:
+            for row, place in zip(rows, range(at, at + len(rows) * size, size), strict=True):
+                chunks.put_exceptions(out[place : place + size], row * elements, (row + 1) * elements)
+        at += len(rows) * size
 
 
 def _take_slices(chunks: Chunks, rows: list[int], slices: Slices) -> None:

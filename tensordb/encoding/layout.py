@@ -82,9 +82,9 @@ class Layout:
         return Slices(tuple(self.filter.shares(nbytes // pieces)), [], [], which, list(range(pieces)) * chunks)
 
 
-def parameter_frames(total: int) -> list[tuple[int, int]]:
-    """Return the byte ranges of the frames of a parameter array of `total` float32 values."""
-    edges = [*range(0, 4 * total, PARAMETER_FRAME_BYTES), 4 * total]
+def parameter_frames(total: int, itemsize: int) -> list[tuple[int, int]]:
+    """Return the byte ranges of the frames of an array of `total` parameters, positions or exact elements."""
+    edges = [*range(0, itemsize * total, PARAMETER_FRAME_BYTES), itemsize * total]
     return list(pairwise(edges))
 
 

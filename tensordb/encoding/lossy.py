@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tensordb.encoding.presets import CompressionConfig
-from tensordb.encoding.quantizers import NotQuantizableError, Quantizer
+from tensordb.encoding.quantizers import Exceptions, NotQuantizableError, Quantizer
 from tensordb.encoding.quantizers.floats import FLOAT_DTYPES
 from tensordb.errors import InvalidInputError
 from tensordb.model import MeasuredError, TensorSpec
-from tensordb.tensors import dtype_from_name, nbytes_of, spec_of
+from tensordb.tensors import byte_view, dtype_from_name, nbytes_of, spec_of
 
 SMALLEST_QUANTIZED = 16
 """Elements of a tensor, or of a page's record, below which it stays lossless."""
@@ -27,9 +29,10 @@ class Stored:
         page: Whether dimension 0 counts records.
         codes: Same shape as the original.
         quantizer: None when lossless.
-        parameters: float32, in the quantizer's order.
+        parameters: float32 or bfloat16, in the quantizer's order.
         error: What was lost.
         note: Why a quantizer was asked for and not applied.
+        exceptions: Elements that are stored exactly beside the codes.
     """
 
     spec: TensorSpec
@@ -39,11 +42,20 @@ class Stored:
     parameters: tuple[torch.Tensor, ...] = ()
     error: MeasuredError = field(default_factory=MeasuredError)
     note: str | None = None
+    exceptions: Exceptions | None = None
 
     @property
     def codes_dtype(self) -> str:
         """Dtype of the codes by torch's name."""
         return self.quantizer.codes_dtype if self.quantizer else self.spec.dtype
+
+    def arrays(self) -> list[tuple[NDArray[np.uint8], int]]:
+        """Return what is stored beside the codes, in its order: bytes, and how many an item has."""
+        arrays = [(byte_view(each), each.element_size()) for each in self.parameters]
+        if self.exceptions is not None:
+            both = (self.exceptions.positions, self.exceptions.values)
+            arrays += [(each.view(np.uint8), each.itemsize) for each in both]
+        return arrays
 
 
 def quantize_where_possible(tensor: torch.Tensor, config: CompressionConfig, page: bool) -> Stored:
@@ -59,7 +71,15 @@ def quantize_where_possible(tensor: torch.Tensor, config: CompressionConfig, pag
         except NotQuantizableError as error:
             reason = str(error)
         else:
-            return Stored(spec, page, quantized.codes, quantizer, quantized.parameters, quantized.error)
+            return Stored(
+                spec,
+                page,
+                quantized.codes,
+                quantizer,
+                quantized.parameters,
+                quantized.error,
+                exceptions=quantized.exceptions,
+            )
     return Stored(spec, page, tensor, note=reason)
 
 
@@ -74,8 +94,8 @@ def _obstacle(spec: TensorSpec, page: bool, quantizer: Quantizer) -> str | None:
         where = quantizer.parameter_map(spec, page)
     except InvalidInputError as error:
         return f"{error}; stored lossless"
-    width = dtype_from_name(quantizer.codes_dtype).itemsize
-    needed = math.prod(spec.shape) * width + quantizer.parameter_count * 4 * where.total
+    parameter = dtype_from_name(quantizer.parameter_dtype).itemsize
+    needed = math.prod(spec.shape) * quantizer.code_bits / 8 + quantizer.parameter_count * parameter * where.total
     if needed >= nbytes_of(spec):
         return f"{quantizer.name} would not make {spec.dtype} of shape {list(record)} smaller; stored lossless"
     return None

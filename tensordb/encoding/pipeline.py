@@ -140,14 +140,17 @@ def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
 
 def _content_id(stored: Stored) -> bytes:
     quantizer = stage_record(stored.quantizer)
-    return _hashed(Descriptor(stored.spec, stored.page, quantizer), map(byte_view, (stored.codes, *stored.parameters)))
+    exceptions = len(stored.exceptions) if stored.exceptions else 0
+    descriptor = Descriptor(stored.spec, stored.page, quantizer, exceptions=exceptions)
+    return _hashed(descriptor, [byte_view(stored.codes), *(data for data, _ in stored.arrays())])
 
 
 def _hashed(stored: Descriptor, arrays: Iterable[Any]) -> bytes:
-    """Return BLAKE3-256 over the spec, the quantizer, and the bytes of codes and parameters."""
+    """Return BLAKE3-256 over the spec, the quantizer, and the bytes of codes, parameters and exceptions."""
     # A lossless page is the same content as the same tensor in one piece; a quantized one has other parameters.
     page = stored.page and bool(stored.quantizer.id)
-    digest = blake3(b"tensordb content 1\0" + Descriptor(stored.spec, page, stored.quantizer).pack())
+    descriptor = Descriptor(stored.spec, page, stored.quantizer, exceptions=stored.exceptions)
+    digest = blake3(b"tensordb content 1\0" + descriptor.pack())
     for data in arrays:
         digest.update(data)
     return digest.digest(_CONTENT_ID_BYTES)

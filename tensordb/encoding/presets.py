@@ -55,14 +55,17 @@ class CompressionConfig:
             that saves less than 1.5 %), ``"best"`` (every candidate on a sample, then the best few in full, pcodec
             among them where it is installed), ``"zstd"``, ``"lz4"``, ``"gzip"``, ``"zlib"``, ``"lzma"`` or
             ``"pcodec"`` (needs the extra ``tensordb[archive]``).
-        quantization: ``"none"``, ``"fp16"``, ``"bf16"`` or ``"int8"``. Applies to float16, bfloat16, float32 and
-            float64 tensors of at least 16 elements where it makes them smaller; others stay lossless.
+        quantization: ``"none"``, ``"fp16"``, ``"bf16"``, ``"int8"``, ``"int4"``, ``"nf4"``, ``"fp8_e4m3"``,
+            ``"fp8_e5m2"`` or ``"uniform"``. Applies to float16, bfloat16, float32 and float64 tensors of at least 16
+            elements where it makes them smaller; others stay lossless.
         compression_kwargs: Parameters of the codec, such as ``{"level": 3}``; for lz4 also ``"mode"``: ``"fast"`` or
             ``"hc"``. ``"filter"`` names what comes before any codec, where it applies to the dtype and the values:
             ``"planes"``, ``"bit_pack"``, ``"narrow"``, ``"stride_delta"`` or ``"zero_bitmap"``.
-        quantization_kwargs: For int8: ``"granularity"`` (``"per_tensor"``, ``"per_channel"`` with ``"axis"``,
-            ``"per_group"`` with ``"size"``, or a value such as ``PerGroup(128)``) and ``"mode"`` (``"affine"``,
-            ``"symmetric"``).
+        quantization_kwargs: For all but fp16 and bf16: ``"granularity"`` (``"per_tensor"``, ``"per_row"``,
+            ``"per_channel"`` with ``"axis"``, ``"per_group"`` with ``"size"``, or a value such as ``PerGroup(128)``)
+            and ``"scale_dtype"`` (``"float32"``, ``"bfloat16"``). For int8 and int4 ``"mode"`` (``"affine"``,
+            ``"symmetric"``). For uniform exactly one of ``"step"`` (a fraction of the RMS), ``"max_error"`` (with
+            ``"relative": True`` a fraction of the largest magnitude) and ``"target_bits"``.
         rules: What to encode in another way, by name, dtype, dimensions or size. The first `Rule` that matches decides;
             what none matches is encoded as the rest of this config says.
 
@@ -202,7 +205,7 @@ def _frozen(field: str, values: Mapping[str, Any] | None) -> FrozenMapping:
     return FrozenMapping(tuple(sorted(plain.items())))
 
 
-_INT8 = {"granularity": "per_group", "size": 128, "mode": "affine"}
+_INT8 = {"granularity": "per_group", "size": 128, "mode": "affine", "scale_dtype": "bfloat16"}
 COMPRESSION_PRESETS: Final[Mapping[str, CompressionConfig]] = MappingProxyType(
     {
         "none": CompressionConfig("none"),
@@ -214,6 +217,9 @@ COMPRESSION_PRESETS: Final[Mapping[str, CompressionConfig]] = MappingProxyType(
         "fp16_only": CompressionConfig("none", "fp16"),
         "bf16_only": CompressionConfig("none", "bf16"),
         "int8_only": CompressionConfig("none", "int8", quantization_kwargs=_INT8),
+        "q6": CompressionConfig("auto", "uniform", quantization_kwargs={"step": 0.06}),
+        "q5": CompressionConfig("auto", "uniform", quantization_kwargs={"step": 0.12}),
+        "q4": CompressionConfig("auto", "uniform", quantization_kwargs={"step": 0.20}),
     }
 )
 """The named presets; ``"lossless"`` is the default."""

@@ -14,7 +14,7 @@ import torch
 import xxhash
 import zstandard
 
-from tensordb.encoding import COMPRESSION_PRESETS, PayloadReader, encode
+from tensordb.encoding import COMPRESSION_PRESETS, CompressionConfig, PayloadReader, encode
 from tensordb.encoding.format import Descriptor, StageRecord, pack_header, parse_header
 from tensordb.encoding.frames import COMPRESSED, CONSTANT, RAW
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
@@ -115,8 +115,58 @@ FORGERIES = {
         replace(PLAIN, quantizer=StageRecord(3, b"\1\0\0\0\0\0")), [4, CONSTANT << 30], bytes(16)
     ),
     "planes that are no word": forged(replace(PLAIN, filter=StageRecord(1, b"\1\1")), [8, 8], bytes(24)),
+    "exceptions without a quantizer": forged(replace(PLAIN, exceptions=1), [16, 4, 4], bytes(64)),
+    "more exceptions than there can be": forged(
+        replace(PLAIN, quantizer=StageRecord(3, b"\1\0\0\0\0\0"), exceptions=2), [4, 4, 8, 8], bytes(56)
+    ),
+    "exceptions as many as elements": forged(
+        replace(PLAIN, spec=TensorSpec("float32", (1 << 50,)), quantizer=StageRecord(1), exceptions=1 << 44),
+        [16],
+        bytes(16),
+    ),
+    "exceptions that are not raw": forged(
+        replace(PLAIN, quantizer=StageRecord(3, b"\1\0\0\0\0\0"), exceptions=1), [4, 4, CONSTANT << 30, 4], bytes(36)
+    ),
+    "unknown bits among the flags": pack_header(b"\1\x10\1\4\0\0\0\0", [16], [0]) + bytes(16),
+    "code of a scale dtype that is not there": forged(
+        replace(PLAIN, quantizer=StageRecord(5, b"\1\0\0\0\0\0\2")), [4, 4], bytes(20)
+    ),
     "torn records": forged(Descriptor(TensorSpec("float32", (4, 3)), page=True, chunk_elements=4), [16] * 3, bytes(48)),
 }
+
+
+@pytest.mark.parametrize("page", [False, True])
+@pytest.mark.parametrize("positions", [(5, 5), (9, 3), (5, 1 << 31), (500, (1 << 32) - 1)], ids=str)
+def test_exceptions_out_of_order_or_range_are_refused(positions: tuple[int, int], page: bool) -> None:
+    tensor = normal(torch.float32, (8, 96))
+    tensor[0, 5], tensor[0, 9] = torch.nan, torch.inf
+    payload = bytearray(payload_of(tensor, CompressionConfig("none", "int8"), page=page))
+    header = parse_header(memoryview(payload))
+    true = np.array([5, 9], np.uint32).tobytes()
+    place = payload.index(true, header.end)
+    payload[place : place + 8] = np.array(positions, np.uint32).tobytes()
+    checksums = [*header.checksums]
+    checksums[-2] = xxhash.xxh3_64_intdigest(payload[place : place + 8])
+    payload[: header.end] = pack_header(header.descriptor.pack(), header.words, checksums)
+    for read in [*READS, PayloadReader.verify]:
+        with pytest.raises(FormatError, match="exceptions"):
+            read(PayloadReader(payload))
+
+
+@pytest.mark.parametrize("page", [False, True])
+def test_no_flipped_bit_among_exceptions_gives_a_wrong_tensor(page: bool) -> None:
+    tensor = normal(torch.float32, (8, 96))
+    tensor[0, 5], tensor[6, 9] = torch.nan, torch.inf
+    payload = payload_of(tensor, "q4", page=page)
+    right = PayloadReader(payload).decode()
+    for position in range(8 * (len(payload) - 64), 8 * len(payload)):
+        damaged = bytearray(payload)
+        damaged[position // 8] ^= 1 << position % 8
+        for read in READS:
+            try:
+                assert same_bits(read(PayloadReader(damaged)), right), position
+            except REFUSALS:
+                continue
 
 
 @pytest.mark.parametrize("payload", FORGERIES.values(), ids=FORGERIES)

@@ -21,6 +21,35 @@ VALUES = {
     for number, name in {1: "f4", 2: "f8", 3: "f2", 4: "u2", 14: "i2", 16: "i8", 17: "u1", 21: "?"}.items()
 }
 
+BYTES = np.arange(256)
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # fmt: skip
+
+
+def fp8(exponent_bits: int) -> np.ndarray[Any, Any]:
+    """The numbers of an 8-bit float, written from its definition."""
+    mantissa = 7 - exponent_bits
+    bias = (1 << exponent_bits - 1) - 1
+    exponent, fraction = BYTES % 128 >> mantissa, BYTES % (1 << mantissa) / (1 << mantissa)
+    size = np.where(exponent == 0, fraction * 2.0 ** (1 - bias), (1 + fraction) * 2.0 ** (exponent - bias))
+    return np.where(BYTES > 127, -size, size).astype(np.float32)
+
+
+SIGNED = np.where(BYTES > 127, BYTES - 256, BYTES).astype(np.float32)
+LEVELS = {
+    (3, True): BYTES.astype(np.float32),
+    (3, False): SIGNED,
+    (4, True): BYTES.astype(np.float32),
+    (4, False): BYTES.astype(np.float32) - 8,
+    (5, False): np.array(NF4 + [0.0] * 240, np.float32),
+    (6, False): fp8(4),
+    (7, False): fp8(5),
+    (8, False): SIGNED,
+}
+
 
 class Plain:
     """The document, followed line by line."""
@@ -38,6 +67,7 @@ class Plain:
         if self.flags & 4:
             length = self.varint()
             self.at += length
+        self.exceptions = self.varint() if self.flags & 8 else 0
         count = (size - self.at) // 12
         words = struct.unpack_from(f"<{count}I", payload, self.at)
         sums = struct.unpack_from(f"<{count}Q", payload, self.at + 4 * count)
@@ -83,16 +113,47 @@ class Plain:
     def decode(self) -> np.ndarray[Any, Any]:
         (quantizer, parameters), _, _ = self.stages
         elements = int(np.prod(self.shape))
-        values = np.dtype(np.uint8) if quantizer == 3 else VALUES[self.dtype]
+        values = np.dtype(np.uint8) if quantizer > 2 else VALUES[self.dtype]
         chunk = self.chunk or elements
         self.frame = iter(self.frames)
         sizes = [min(chunk, elements - start) for start in range(0, elements, chunk)]
         out = np.frombuffer(b"".join(self.codes(size, values) for size in sizes), values)
-        if quantizer == 3:
-            scales, minima = (np.frombuffer(next(self.frame)[2], np.float32) for _ in range(2))
-            place = np.arange(elements) // struct.unpack("<i", parameters[2:])[0]
-            out = minima[place] + out.astype(np.float32) * scales[place]
+        if quantizer > 2:
+            affine = not parameters[0]
+            place = self.places(elements, *struct.unpack("<Bi", parameters[1:6]))
+            dtype = np.uint16 if parameters[6:7] == b"\1" else np.float32
+            arrays = [self.array(int(place[-1]) + 1, dtype)[place] for _ in range(1 + affine)]
+            out = LEVELS[quantizer, affine][out] * arrays[0]
+            if affine:
+                out = out + arrays[1]
+        if self.exceptions:
+            positions = self.array(self.exceptions, np.uint32)
+            out[positions] = self.array(self.exceptions, np.float32)
         return out.reshape(self.shape)
+
+    def places(self, elements: int, kind: int, value: int) -> np.ndarray[Any, Any]:
+        """Which parameter each element has."""
+        shape = self.shape[1:] if self.flags & 1 else self.shape
+        size = int(np.prod(shape))
+        row = int(np.prod(shape[1:]))
+        if kind == 1:
+            inner, count = int(np.prod(shape[value % len(shape) + 1 :])), shape[value]
+        elif kind == 2:
+            inner, count = value, -(-size // value)
+        elif kind == 3 and len(shape) > 1 and row >= 64:
+            inner, count = row, shape[0]
+        else:
+            inner, count = size, 1
+        record, within = np.divmod(np.arange(elements), size)
+        return record * count + within // inner % count
+
+    def array(self, count: int, dtype: Any) -> np.ndarray[Any, Any]:
+        """An array in raw frames of 256 KiB; bfloat16 as float32."""
+        data = b""
+        while len(data) < count * np.dtype(dtype).itemsize:
+            data += next(self.frame)[2]
+        items = np.frombuffer(data, dtype)
+        return (items.astype(np.uint32) << 16).view(np.float32) if dtype is np.uint16 else items
 
     def group(self, size: int) -> np.ndarray[Any, Any]:
         return np.frombuffer(self.content(next(self.frame), size), np.uint8)
@@ -180,9 +241,29 @@ def test_a_reader_written_from_the_document_reads_lossless_payloads(
         assert same_bits(torch.from_numpy(Plain(payload_of(tensor, config, page=page)).decode().copy()), tensor)
 
 
-def test_a_reader_written_from_the_document_reads_int8_groups() -> None:
-    tensor = normal(torch.float32, (300, 256))
-    config = CompressionConfig("zstd", "int8", quantization_kwargs={"granularity": 64})
-    for page in (False, True):
-        read = torch.from_numpy(Plain(payload_of(tensor, config, page=page)).decode().copy())
-        assert torch.allclose(read, stored(tensor, config, page=page).decode(), rtol=0, atol=1e-7)
+QUANTIZATIONS = [
+    ("int8", {"granularity": 64}),
+    ("int8", {"granularity": "per_channel", "axis": -1, "mode": "symmetric", "scale_dtype": "bfloat16"}),
+    ("int4", {"granularity": 32, "scale_dtype": "bfloat16"}),
+    ("int4", {"granularity": "per_tensor", "mode": "symmetric"}),
+    ("nf4", {}),
+    ("fp8_e4m3", {"granularity": "per_row"}),
+    ("fp8_e5m2", {"granularity": 100}),
+    ("uniform", {"step": 0.1}),
+    ("uniform", {"max_error": 0.002}),
+    ("uniform", {"target_bits": 5, "scale_dtype": "bfloat16"}),
+]
+
+
+@pytest.mark.parametrize(("name", "kwargs"), QUANTIZATIONS, ids=str)
+@pytest.mark.parametrize("page", [False, True])
+def test_a_reader_written_from_the_document_reads_quantized_payloads(
+    name: str, kwargs: dict[str, Any], page: bool
+) -> None:
+    config = CompressionConfig("zstd", name, quantization_kwargs=kwargs)
+    tensor = normal(torch.float32, (300, 2, 128))
+    tensor[7, 1, 3], tensor[299, 0, 0] = torch.nan, -torch.inf
+    reader = stored(tensor, config, page=page)
+    assert reader.encoding.quantization == name
+    read = torch.from_numpy(Plain(payload_of(tensor, config, page=page)).decode().copy())
+    assert same_bits(read, reader.decode())

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,18 @@ from .samples import CODECS, DTYPES, INT8_KWARGS, payload_of, random_bits
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = GOLDEN / "expected.json"
+QUANTIZERS: list[tuple[str, dict[str, Any]]] = [
+    ("int8", {"granularity": 32, "scale_dtype": "bfloat16"}),
+    ("int4", {"granularity": 32, "mode": "affine"}),
+    ("int4", {"granularity": "per_row", "mode": "symmetric", "scale_dtype": "bfloat16"}),
+    ("nf4", {"granularity": 32, "scale_dtype": "bfloat16"}),
+    ("fp8_e4m3", {"granularity": 32}),
+    ("fp8_e5m2", {"granularity": "per_tensor", "scale_dtype": "bfloat16"}),
+    ("uniform", {"step": 0.1}),
+    ("uniform", {"max_error": 0.02}),
+    ("uniform", {"max_error": 0.05, "relative": True, "granularity": 32}),
+    ("uniform", {"target_bits": 6, "scale_dtype": "bfloat16"}),
+]
 
 
 def wave(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -60,10 +74,25 @@ def samples() -> dict[str, bytes]:
             made[f"filter-{name}-{codec}"] = payload_of(tensor, config)
             made[f"filter-{name}-{codec}-page"] = payload_of(tensor, config, page=True)
     made["filter-constant"] = payload_of(torch.full((70, 1000), 2.5), "lossless")
+    made |= quantized_samples()
     made["page"] = payload_of(wave((40, 120)), "lossless", page=True)
     made["chunks"] = payload_of(torch.zeros(3, 70_000), "lossless")
     made["empty"] = payload_of(torch.empty(3, 0), "lossless")
     made["scalar"] = payload_of(torch.tensor(2.5), "maximum")
+    return made
+
+
+def quantized_samples() -> dict[str, bytes]:
+    """Payloads of each quantizer with scales in both dtypes, whole and as a page, and with exceptions."""
+    made = {}
+    for name, kwargs in QUANTIZERS:
+        config = CompressionConfig("auto", name, quantization_kwargs=kwargs)
+        label = "-".join(["quantizer", name, *(str(value) for value in kwargs.values())])
+        odd = wave((8, 96))
+        odd[2, 5], odd[7, 95], odd[3, 3] = math.nan, -math.inf, math.inf
+        made[label] = payload_of(wave((8, 96)), config)
+        made[f"{label}-exceptions"] = payload_of(odd, config)
+        made[f"{label}-page"] = payload_of(odd.to(torch.bfloat16), config, page=True)
     return made
 
 
@@ -90,7 +119,7 @@ def test_an_older_payload_is_read_as_it_was_written(name: str) -> None:
 def test_every_golden_payload_is_expected() -> None:
     names = {path.stem for path in GOLDEN.glob("*.payload")}
     assert names == set(json.loads(EXPECTED.read_text()))
-    assert len(names) > 40
+    assert len(names) > 70
 
 
 if __name__ == "__main__":

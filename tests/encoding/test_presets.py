@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from tensordb.encoding import COMPRESSION_PRESETS, CompressionConfig, PayloadReader, encode, get_compression_preset
-from tensordb.encoding.quantizers import PerChannel, PerGroup
+from tensordb.encoding.quantizers import PerChannel, PerGroup, PerRow
 from tensordb.errors import InvalidInputError, TensorDBError, UnknownPresetError
 
 LOSSY = {"balanced": 1e-3, "maximum": 0.02, "fp16_only": 1e-3, "bf16_only": 5e-3, "int8_only": 0.02}
+LOSSY |= {"q6": 0.02, "q5": 0.036, "q4": 0.06}
 FIXED_WIDTH = {"none": 4, "fp16_only": 2, "bf16_only": 2, "int8_only": 1}
 
 
@@ -44,6 +46,7 @@ def test_smaller_presets_are_smaller() -> None:
     tensor = torch.randn(300, 256, generator=torch.Generator().manual_seed(0)) * 0.05
     size = {name: encode(tensor, config).nbytes for name, config in COMPRESSION_PRESETS.items()}
     assert size["maximum"] < size["balanced"] < size["lossless"] < size["fast"] < size["none"]
+    assert size["q4"] < size["q5"] < size["q6"] < size["maximum"]
     assert size["archive"] <= size["lossless"] * 1.001
     assert tensor.nbytes / size["lossless"] > 1.18
 
@@ -66,6 +69,8 @@ CONFIGS = [
     CompressionConfig("lz4", compression_kwargs={"mode": "hc", "level": 12}),
     CompressionConfig(quantization="int8", quantization_kwargs={"granularity": PerChannel(1), "mode": "symmetric"}),
     CompressionConfig(quantization="int8", quantization_kwargs={"granularity": 64}),
+    CompressionConfig(quantization="uniform", quantization_kwargs={"max_error": 0.01, "relative": True}),
+    CompressionConfig(quantization="fp8_e4m3", quantization_kwargs={"granularity": PerRow()}),
 ]
 
 
@@ -109,7 +114,16 @@ def test_granularity_values_and_names_are_the_same_config() -> None:
         ({"quantization": "int3"}, "fp16, bf16, int8"),
         ({"quantization": "fp16", "quantization_kwargs": {"granularity": "per_tensor"}}, "no parameter"),
         ({"quantization": "none", "quantization_kwargs": {"axis": 0}}, "no parameters"),
-        ({"quantization": "int8", "quantization_kwargs": {"granularity": "per_row"}}, "per_channel"),
+        ({"quantization": "int8", "quantization_kwargs": {"granularity": "per_block"}}, "per_channel"),
+        ({"quantization": "int4", "quantization_kwargs": {"scale_dtype": "float16"}}, "float32, bfloat16"),
+        ({"quantization": "nf4", "quantization_kwargs": {"mode": "affine"}}, "granularity, scale_dtype"),
+        ({"quantization": "uniform"}, "exactly one of step, max_error"),
+        ({"quantization": "uniform", "quantization_kwargs": {"step": 0.1, "target_bits": 4}}, "exactly one"),
+        ({"quantization": "uniform", "quantization_kwargs": {"step": 0.1, "relative": True}}, "exactly one"),
+        ({"quantization": "uniform", "quantization_kwargs": {"target_bits": 12}}, "1.5 to 8"),
+        ({"quantization": "uniform", "quantization_kwargs": {"max_error": -1.0}}, "max_error"),
+        ({"quantization": "uniform", "quantization_kwargs": {"max_error": math.nan}}, "max_error"),
+        ({"quantization": "uniform", "quantization_kwargs": {"max_error": 0.1, "granularity": 64}}, "granularity"),
     ],
     ids=str,
 )

@@ -54,17 +54,25 @@ def test_what_is_not_quantized_is_lossless_under_every_preset_and_says_so(preset
         assert reader.decode().isnan().all()
 
 
-def test_70000_through_fp16_is_kept_and_noted() -> None:
+def test_70000_through_fp16_is_kept_exactly() -> None:
     tensor = normal(torch.float32, (64,))
     tensor[9] = 70000
     reader = stored(tensor, "balanced")
+    assert reader.decode()[9] == 70000
+    assert reader.encoding.quantization == "fp16"
+
+
+def test_a_tensor_that_mostly_overflows_stays_lossless_and_says_so() -> None:
+    tensor = normal(torch.float32, (64,)) * 1e9
+    reader = stored(tensor, "balanced")
     assert same_bits(reader.decode(), tensor)
-    assert "large" in str(reader.encoding.note)
+    assert "of 64 values" in str(reader.encoding.note)
 
 
-@pytest.mark.parametrize("preset", ["balanced", "maximum", "fp16_only", "bf16_only", "int8_only"])
-def test_non_finite_values_survive_every_quantizer(preset: str) -> None:
-    tensor = normal(torch.float32, (64,))
+@pytest.mark.parametrize("preset", [name for name, each in COMPRESSION_PRESETS.items() if each.quantization != "none"])
+@pytest.mark.parametrize("elements", [64, 640])
+def test_non_finite_values_survive_every_quantizer(preset: str, elements: int) -> None:
+    tensor = normal(torch.float32, (elements,))
     tensor[3], tensor[4], tensor[5] = math.nan, math.inf, -math.inf
     restored = stored(tensor, preset).decode()
     assert torch.equal(restored.isnan(), tensor.isnan())
@@ -77,7 +85,7 @@ def test_a_transposed_view_comes_back_in_its_own_order(preset: str) -> None:
     tensor = normal(torch.float32, (40, 60)).t()
     restored = stored(tensor, preset).decode()
     assert restored.shape == (60, 40)
-    assert torch.allclose(restored, tensor, atol=0.002)
+    assert torch.allclose(restored, tensor, atol=0.006)
 
 
 @pytest.mark.parametrize("preset", COMPRESSION_PRESETS)

@@ -14,10 +14,11 @@ from typing import Any
 
 from tensordb.encoding.kernels.loading import Loader
 
-__all__ = ["load", "ready", "sparse"]
+__all__ = ["load", "ready", "ready_to_scale", "sparse"]
 
 _planes = Loader("compiled")
 _sparse = Loader("bitmaps")
+_scaling = Loader("scaling")
 
 
 def ready(nbytes: int) -> Any:
@@ -30,12 +31,17 @@ def sparse(nbytes: int) -> Any:
     return _sparse.ready(nbytes)
 
 
+def ready_to_scale(nbytes: int) -> Any:
+    """Return the loops of quantizers, or None, in the same way."""
+    return _scaling.ready(nbytes)
+
+
 def load() -> bool:
     """Load all kernels now; return whether they can be used.
 
     The first time on a machine they are compiled, which takes some seconds; the result is kept beside the package, or
     in the user's cache directory.
     """
-    for loader in (_planes, _sparse):
+    for loader in (_planes, _sparse, _scaling):
         loader.begin()
-    return all(loader.load() for loader in (_planes, _sparse))
+    return all(loader.load() for loader in (_planes, _sparse, _scaling))

@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from tensordb.encoding.quantizers.base import Quantizer
 from tensordb.encoding.quantizers.floats import Bytes, Floats, from_working, to_working
+from tensordb.encoding.quantizers.sharing import Stretch
 from tensordb.errors import FormatError
 
 
 class Cast(Quantizer):
-    """Rounds each value to `codes_dtype`; a value that would overflow or vanish is refused."""
+    """Rounds each value to `codes_dtype`; a value that overflows is an exception, values that vanish are refused."""
 
-    def to_codes(self, values: Floats, parameters: tuple[Floats, ...]) -> Bytes:
+    def to_codes(self, values: Floats, near: Stretch) -> Bytes:
         """Return the rounded values."""
         return from_working(values, self.codes_dtype)
 
-    def to_values(self, codes: Bytes, parameters: tuple[Floats, ...], shape: tuple[int, int], dtype: Any) -> Floats:
-        """Return the values, which every wider float holds exactly."""
-        return to_working(codes, self.codes_dtype).reshape(shape).astype(dtype, copy=False)
+    def to_values(self, codes: Bytes, near: Stretch, out: Floats) -> None:
+        """Write the values, which every wider float holds exactly."""
+        np.copyto(out, to_working(codes, self.codes_dtype))
 
     def parameters(self) -> dict[str, Any]:
         """Return no parameters."""

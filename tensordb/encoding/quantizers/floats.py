@@ -52,3 +52,18 @@ def _bfloat16(values: Floats) -> Bytes:
         # The carry could turn a NaN into infinity or zero; keep its sign and leading bits, and make it quiet.
         rounded[nans] = (bits[nans] >> np.uint32(16)) | np.uint32(0x40)
     return rounded.astype(np.uint16).view(np.uint8)
+
+
+def rounded(values: NDArray[np.float64], dtype: str, *, up: bool) -> NDArray[np.float32]:
+    """Return the nearest float32 or bfloat16 values, held in float32, that are not below (not above) `values`."""
+    with np.errstate(over="ignore", under="ignore"):
+        single = values.astype(np.float32)
+    limit = np.float32(np.inf if up else -np.inf)
+    short = single < values if up else single > values
+    single = np.where(short, np.nextafter(single, limit), single)
+    if dtype != "bfloat16":
+        return single
+    cut = (single.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    short = cut < single if up else cut > single
+    # What is cut off lies towards zero; the next magnitude is one more in the upper half of the word.
+    return np.where(short, (cut.view(np.uint32) + np.uint32(0x10000)).view(np.float32), cut)

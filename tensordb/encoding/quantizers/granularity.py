@@ -1,23 +1,11 @@
-"""How many elements share one scale: per tensor, per channel or per group, and which scale belongs to which element.
-
-In a page every record is quantized by itself, so it has parameters of its own whatever the granularity.
-"""
+"""How many elements share one scale: per tensor, row, channel or group, in the forms users and payloads have for it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tensordb.errors import InvalidInputError
-
-Floats: TypeAlias = NDArray[Any]
-ReadParameters = Callable[[int, int], Floats]
-"""``read(start, stop)`` gives the parameters with these positions."""
+from tensordb.errors import FormatError, InvalidInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,96 +35,78 @@ class PerGroup:
             raise InvalidInputError(f"group size {self.size!r} cannot be used; use an int from 8 to {1 << 20}")
 
 
-Granularity: TypeAlias = PerTensor | PerChannel | PerGroup
-
-
 @dataclass(frozen=True, slots=True)
-class ParameterMap:
-    """Which parameter belongs to which element.
+class PerRow:
+    """One scale for each position of dimension 0 where that has at least 64 elements, else one for the tensor.
 
-    Element `e` of a record has the record's parameter ``e // inner % count``.
-
-    Attributes:
-        records: Records that were quantized by themselves: 1, or the rows of a page.
-        elements: Elements of a record.
-        inner: Consecutive elements that share a parameter.
-        count: Parameters of a record.
+    A tensor of fewer than two dimensions is one row.
     """
 
-    records: int
-    elements: int
-    inner: int
-    count: int
 
-    @classmethod
-    def of(cls, granularity: Granularity, shape: tuple[int, ...], records: int) -> ParameterMap:
-        """Return the map for `records` records of this shape.
+Granularity: TypeAlias = PerTensor | PerChannel | PerGroup | PerRow
+GRANULARITIES: dict[str, Any] = {
+    "per_tensor": PerTensor,
+    "per_channel": PerChannel,
+    "per_group": PerGroup,
+    "per_row": PerRow,
+}
+"""By name; their order is the number that a payload stores."""
 
-        Raises:
-            InvalidInputError: if the shape lacks the axis.
-        """
-        elements = math.prod(shape)
-        match granularity:
-            case PerTensor():
-                return cls(records, elements, elements, 1)
-            case PerGroup(size):
-                return cls(records, elements, size, -(-elements // size))
-            case PerChannel(axis):
-                if not -len(shape) <= axis < len(shape):
-                    raise InvalidInputError(
-                        f"axis {axis} is out of range for shape {shape}; choose one of its dimensions"
-                    )
-                axis %= len(shape)
-                return cls(records, elements, math.prod(shape[axis + 1 :]), shape[axis])
 
-    @property
-    def total(self) -> int:
-        """Parameters of all records."""
-        return self.records * self.count
+def granularity_to_dict(granularity: Granularity) -> dict[str, Any]:
+    """Return a granularity as JSON values, such as ``{"granularity": "per_channel", "axis": 0}``."""
+    match granularity:
+        case PerTensor():
+            return {"granularity": "per_tensor"}
+        case PerChannel(axis):
+            return {"granularity": "per_channel", "axis": axis}
+        case PerGroup(size):
+            return {"granularity": "per_group", "size": size}
+        case PerRow():
+            return {"granularity": "per_row"}
 
-    def shape_of(self, count: int) -> tuple[int, int]:
-        """Return ``(records, elements each)`` of a range of `count` elements, as parameters broadcast to it."""
-        return (count // self.elements, self.elements) if self.records > 1 else (1, count)
 
-    def reduce(self, values: Floats, ufunc: np.ufunc) -> Floats:
-        """Return ``ufunc`` (minimum or maximum) over the elements of each parameter: ``[total]``."""
-        if self.elements % (self.inner * self.count) == 0:
-            split = values.reshape(self.records, -1, self.count, self.inner)
-            return np.asarray(ufunc.reduce(split, axis=(1, 3))).reshape(-1)
-        rows = values.reshape(self.records, self.elements)
-        return np.asarray(ufunc.reduceat(rows, np.arange(0, self.elements, self.inner), axis=1)).reshape(-1)
+def granularity_from(value: Any = "per_tensor", **detail: Any) -> Granularity:
+    """Return a granularity from its value, its name with ``axis`` or ``size``, or a group size as an int.
 
-    def for_range(self, read: ReadParameters, start: int, stop: int) -> Floats:
-        """Return the parameters of flat elements start to stop, broadcastable to ``[records touched, elements each]``.
+    >>> granularity_from("per_group", size=64) == granularity_from(64) == PerGroup(64)
+    True
+    """
+    if isinstance(value, PerTensor | PerChannel | PerGroup | PerRow) and not detail:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and not detail:
+        return PerGroup(value)
+    if not isinstance(value, str) or value not in GRANULARITIES:
+        raise InvalidInputError(
+            f"unknown granularity {value!r}; use one of: {', '.join(GRANULARITIES)}, or a group size"
+        )
+    known = GRANULARITIES[value].__dataclass_fields__
+    if unknown := [key for key in detail if key not in known]:
+        raise InvalidInputError(f"granularity {value} has no {unknown[0]!r}; it has: {', '.join(known) or 'nothing'}")
+    built: Granularity = GRANULARITIES[value](**detail)
+    return built
 
-        With several records the range holds whole ones.
-        """
-        if self.records > 1:
-            first, last = start // self.elements, stop // self.elements
-            return self._spread(read(first * self.count, last * self.count).reshape(-1, self.count))
-        if self.count == 1:
-            return read(0, 1).reshape(1, 1)
-        return self._spread_within(read, start, stop).reshape(1, -1)
 
-    def for_records(self, read: ReadParameters, rows: NDArray[np.int64]) -> Floats:
-        """Return the parameters of whole records, broadcastable to ``[rows, elements]``."""
-        return self._spread(read(0, self.total).reshape(self.records, self.count)[rows])
+def pack_granularity(granularity: Granularity) -> bytes:
+    """Return its number and its axis or size (int32, else 0)."""
+    kind = list(GRANULARITIES.values()).index(type(granularity))
+    value = getattr(granularity, "axis", getattr(granularity, "size", 0))
+    return bytes((kind,)) + int(value).to_bytes(4, "little", signed=True)
 
-    def _spread(self, parameters: Floats) -> Floats:
-        if self.count == 1:
-            return parameters
-        spread = np.repeat(parameters, self.inner, axis=1)
-        if spread.shape[1] < self.elements:
-            spread = np.tile(spread, (1, self.elements // spread.shape[1]))
-        return spread[:, : self.elements]
 
-    def _spread_within(self, read: ReadParameters, start: int, stop: int) -> Floats:
-        first, last = start // self.inner, -(-stop // self.inner)
-        if last <= self.count:
-            runs = read(first, last)
-        else:
-            runs = np.resize(np.roll(read(0, self.count), -(first % self.count)), last - first)
-        lengths = np.full(last - first, self.inner)
-        lengths[0] -= start - first * self.inner
-        lengths[-1] -= last * self.inner - stop
-        return runs if self.inner == 1 else np.repeat(runs, lengths)
+def unpack_granularity(data: bytes) -> Granularity:
+    """Return the granularity that `pack_granularity` gave.
+
+    Raises:
+        FormatError: if there is none like this.
+    """
+    value = int.from_bytes(data[1:], "little", signed=True)
+    kinds = list(GRANULARITIES.values())
+    if len(data) != 5 or data[0] >= len(kinds):
+        raise FormatError(f"payload has granularity {data.hex()}, unknown to this release; use a newer release")
+    kind = kinds[data[0]]
+    try:
+        built: Granularity = kind(value) if kind.__dataclass_fields__ else kind()
+    except InvalidInputError as error:
+        raise FormatError(f"payload has impossible quantizer parameters: {error}") from error
+    return built
