@@ -18,6 +18,8 @@ from weight_coders import WeightCoder, weight_coders
 
 from tensordb.encoding import kernels
 
+_SLOW = 1.0
+"""Seconds beyond which a quantizer is not timed again: some search for the best scale."""
 Seconds = dict[str, dict[str, float]]
 
 
@@ -39,6 +41,7 @@ class Race:
         self.matrices = [self.model.state[name][: rows or None].clone() for name in self.names]
         self.coders, self.missing = weight_coders()
         self.stored: dict[str, list[Any]] = {}
+        self.first: dict[str, float] = {}
         for name, coder in list(self.coders.items()):
             self._prepare(name, coder)
         self.out = [torch.empty_like(each) for each in self.matrices]
@@ -46,7 +49,9 @@ class Race:
     def _prepare(self, name: str, coder: WeightCoder) -> None:
         """Quantize and dequantize once, so that what a peer compiles is compiled; leave out what fails."""
         try:
-            stored = [coder.store(coder.quantize(each)) for each in self.matrices]
+            made: list[Any] = []
+            self.first[name] = timed(lambda: made.extend(map(coder.quantize, self.matrices)))
+            stored = [coder.store(each) for each in made]
             coder.dequantize(stored[0], torch.empty_like(self.matrices[0]))
             self.stored[name] = stored
         except Exception as error:  # a peer may fail in any way on a machine it was not made for
@@ -54,7 +59,7 @@ class Race:
             del self.coders[name]
 
     def round(self, turn: int) -> Seconds:
-        """Let each quantizer do both ways once, in an order that rotates."""
+        """Let each quantizer do both ways once, in an order that rotates; the first time of slow ones has to do."""
         names = list(self.coders)
         first = turn % len(names)
         order = names[first:] + names[:first]
@@ -62,15 +67,17 @@ class Race:
         gc.disable()
         try:
             return {
-                "quantize": {name: self._quantize(self.coders[name]) for name in order},
+                "quantize": {name: self._quantize(name) for name in order},
                 "dequantize": {name: self._dequantize(name) for name in order},
             }
         finally:
             gc.enable()
 
-    def _quantize(self, coder: WeightCoder) -> float:
+    def _quantize(self, name: str) -> float:
+        if self.first[name] > _SLOW:
+            return self.first[name]
         kept: list[Any] = []
-        return timed(lambda: kept.extend(map(coder.quantize, self.matrices)))
+        return timed(lambda: kept.extend(map(self.coders[name].quantize, self.matrices)))
 
     def _dequantize(self, name: str) -> float:
         pairs = list(zip(self.stored[name], self.out, strict=True))
@@ -123,10 +130,9 @@ def run_round(turn: int) -> Seconds:
     return _running().round(turn)
 
 
-def accuracy(rows: int, texts: int) -> dict[str, dict[str, float]]:
+def accuracy(texts: int) -> dict[str, dict[str, float]]:
     """Return bits, SNR, and cosine over so many texts, by quantizer."""
-    quiet()
-    return Race(torch.get_num_threads(), rows).accuracy(texts)
+    return _running().accuracy(texts)
 
 
 def _running() -> Race:
