@@ -105,7 +105,7 @@ def _storing(folder: Path, kinds: Sequence[str], rounds: int, full: bool) -> dic
     if not {"weights fp32", "embeddings fp32"} <= set(kinds):
         return {}
     weights, embeddings = read_kind(folder, "weights fp32"), read_kind(folder, "embeddings fp32")[0]
-    table = max(weights, key=len)
+    table = max((each for each in weights if each.ndim == 2), key=len)
     pages = {
         "token embeddings": page_ratio(table[: 8192 if full else 16], 256),
         "sentence embeddings": page_ratio(embeddings, 256),

@@ -106,7 +106,7 @@ def _normed(state: State, name: str, values: Tensor) -> Tensor:
     )
 
 
-def _random_state(tokens: int, width: int = 64) -> State:
+def _random_state(tokens: int, width: int = 128) -> State:
     shapes = {
         EMBEDDING: (tokens, width),
         "embeddings.position_embeddings.weight": (64, width),
