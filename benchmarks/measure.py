@@ -40,13 +40,20 @@ class Timing:
         return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
 
 
-def race(actions: Mapping[str, Callable[[int], object]], *, rounds: int, warmup: int = 3) -> dict[str, Timing]:
+def race(
+    actions: Mapping[str, Callable[[int], object]],
+    *,
+    rounds: int,
+    warmup: int = 3,
+    before: Callable[[], object] = lambda: None,
+) -> dict[str, Timing]:
     """Time each action once per round, competitors taking turns.
 
     Args:
         actions: What each competitor does in round `i`; every one gets the same `i`.
         rounds: Timed rounds.
         warmup: Untimed rounds before them, which get the same arguments as the first timed ones.
+        before: Done before each action, outside its time.
     """
     names = list(actions)
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -54,15 +61,16 @@ def race(actions: Mapping[str, Callable[[int], object]], *, rounds: int, warmup:
         for turn in [*range(warmup), *range(rounds)]:
             first = turn % len(names)
             for name in names[first:] + names[:first]:
+                before()
                 samples[name].append(timed(partial(actions[name], turn)))
     return {name: Timing(tuple(values[warmup:])) for name, values in samples.items()}
 
 
-def timed(action: Callable[[], object]) -> float:
-    """Run an action once; seconds it took."""
-    start = time.perf_counter()
+def timed(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Run an action once; seconds it took by the clock."""
+    start = clock()
     action()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def touch(tensors: Tensor | Iterable[Tensor]) -> float:
