@@ -21,7 +21,6 @@ from tensordb.errors import InvalidInputError, UnknownPresetError
 from tensordb.model import TensorSpec
 
 COMPRESSION_NAMES = ("none", "auto", "best", *CODEC_NAMES[1:])
-_FILTER_NAMES = tuple(name for name in FILTER_NAMES if name not in ("constant", "delta"))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -163,9 +162,9 @@ class CompressionConfig:
                     "name a codec to give it parameters"
                 )
             return
-        if self.compression_kwargs.get("filter", "none") not in _FILTER_NAMES:
+        if self.compression_kwargs.get("filter", "none") not in FILTER_NAMES:
             raise InvalidInputError(
-                f"unknown filter {self.compression_kwargs['filter']!r}; use one of: {', '.join(_FILTER_NAMES)}"
+                f"unknown filter {self.compression_kwargs['filter']!r}; use one of: {', '.join(FILTER_NAMES)}"
             )
         self.codec()
 

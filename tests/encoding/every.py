@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tensordb.encoding import COMPRESSION_PRESETS, CompressionConfig, presets
+from tensordb.encoding import COMPRESSION_PRESETS, CompressionConfig
+from tensordb.encoding.filters import FILTER_NAMES
 from tensordb.encoding.presets import COMPRESSION_NAMES
 from tensordb.encoding.quantizers import QUANTIZER_NAMES
 from tensordb.errors import InvalidInputError, MissingDependencyError
@@ -22,7 +23,6 @@ _QUANTIZER_TRIES: list[dict[str, Any]] = [
     {"max_error": 1e-3},
     {"target_bits": 5},
 ]
-FILTER_NAMES: tuple[str, ...] = presets._FILTER_NAMES
 
 
 def _possible(configurations: Iterator[Mapping[str, Any]]) -> list[CompressionConfig]:

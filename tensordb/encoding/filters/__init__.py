@@ -31,7 +31,8 @@ __all__ = [
 _FILTERS: dict[int, type[Filter]] = {
     known.id: known for known in (NoFilter, Planes, Constant, BitPack, Narrow, StrideDelta, ZeroBitmap, Delta)
 }
-FILTER_NAMES = tuple(known.name for known in _FILTERS.values())
+FILTER_NAMES = tuple(known.name for known in _FILTERS.values() if known not in (Constant, Delta))
+"""Those that a config can ask for; the others are found by themselves."""
 
 
 def filter_with_id(number: int, packed: bytes, dtype: str) -> Filter:
