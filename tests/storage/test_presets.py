@@ -17,7 +17,8 @@ from tensordb import (
 from .tensors import same
 
 QUANTIZED = {"balanced": "fp16", "maximum": "int8", "fp16_only": "fp16", "bf16_only": "bf16", "int8_only": "int8"}
-WORST = {"fp16": 1e-3, "bf16": 1e-2, "int8": 2e-2}
+QUANTIZED |= {"q6": "uniform", "q5": "uniform", "q4": "uniform"}
+WORST = {"fp16": 1e-3, "bf16": 1e-2, "int8": 2e-2, "uniform": 7e-2}
 
 
 def weights(seed: int = 0) -> torch.Tensor:

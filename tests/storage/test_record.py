@@ -55,6 +55,20 @@ def test_representations_are_short_and_say_what_it_is(runs: TensorStorage) -> No
     assert "11 in all" in repr(runs.get_records_paginated("data", 50))
 
 
+def test_a_record_shows_what_was_lost_and_why_something_stayed_lossless(data: TensorStorage) -> None:
+    data.set_compression_preset("q4")
+    weights = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    lossy = data.get_tensor_by_id("data", data.insert("data", weights))
+    kept = data.get_tensor_by_id("data", data.insert("data", torch.arange(100)))
+    for text in (repr(lossy), lossy._repr_html_()):
+        assert f"{lossy.encoding.error.snr_db:.1f} dB" in text
+    for text in (repr(kept), kept._repr_html_()):
+        assert "int64 is not quantized; stored lossless" in text
+    totals = data.get_compression_stats("data")._repr_html_()
+    assert f"{lossy.encoding.error.snr_db:.1f} dB" in totals
+    assert "lossless" in totals
+
+
 def test_html_escapes_what_users_wrote(db: TensorStorage) -> None:
     db.create_dataset(HOSTILE)
     db.insert(HOSTILE, torch.ones(2), {HOSTILE: HOSTILE, "n": {"m": [HOSTILE]}}, record_id=HOSTILE)

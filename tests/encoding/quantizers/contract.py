@@ -37,12 +37,11 @@ class Contract:
     in_100_to_101: ClassVar[float] = math.inf
     """Largest error of values between 100 and 101."""
 
-    @pytest.fixture(params=range(8))
-    def config(self, request: pytest.FixtureRequest) -> CompressionConfig:
-        """A configuration of this quantizer."""
-        if request.param >= len(self.configurations):
-            pytest.skip("fewer configurations")
-        return CompressionConfig("auto", self.name, quantization_kwargs=self.configurations[request.param])
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run each test with every configuration."""
+        if "config" in metafunc.fixturenames:
+            configs = [CompressionConfig("auto", self.name, quantization_kwargs=each) for each in self.configurations]
+            metafunc.parametrize("config", configs, ids=map(str, self.configurations))
 
     @pytest.fixture
     def quantizer(self, config: CompressionConfig) -> Quantizer:
