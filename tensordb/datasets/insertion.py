@@ -25,7 +25,7 @@ from tensordb.datasets.lookup import check_id
 from tensordb.datasets.metadata import MetadataColumn, metadata_length
 from tensordb.datasets.schema import DatasetSchema
 from tensordb.datasets.writing import written
-from tensordb.encoding.pipeline import encode
+from tensordb.encoding.pipeline import prepare
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
 from tensordb.errors import AlreadyExistsError, DatasetNotFoundError, InvalidInputError, SchemaValidationError
@@ -78,12 +78,13 @@ class Inserter:
         column = MetadataColumn([metadata], settings.schema, "metadata")
         column.finish(1)
         config = settings.config or default
-        encoded = encode(owned, config, name=given[0] if given else None)
+        prepared = prepare(owned, config, name=given[0] if given else None)
         incoming = Incoming()
         with self._db.payloads.writing():
-            small = encoded.nbytes <= inline.MAX_NBYTES  # belongs into the record's row, or is looked for there
-            known = small or self._db.writer.is_stored(encoded)
-            incoming.add(Batch([0], owned, False, config), self._db.writer.append(encoded, known=known))
+            stored = self._db.writer.put(prepared)
+            incoming.add(Batch([0], owned, False, config), stored)
+            known = stored.location is None
+            small = stored.encoded.nbytes <= inline.MAX_NBYTES  # belongs into the record's row, or is looked for there
             if not known:
                 self._make_durable()
             try:

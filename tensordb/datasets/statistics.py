@@ -14,7 +14,7 @@ from tensordb.catalog.inline import InlineRow
 from tensordb.catalog.objects import Total
 from tensordb.catalog.records import Selection
 from tensordb.datasets.record import html_table
-from tensordb.encoding.pipeline import PayloadReader
+from tensordb.encoding.reading import PayloadReader
 from tensordb.engine import Database
 from tensordb.errors import FormatError, IntegrityError
 from tensordb.model import Encoding, MeasuredError

@@ -9,8 +9,9 @@ tensor([4., 5.])
 
 from __future__ import annotations
 
-from tensordb.encoding.pipeline import Base, EncodedTensor, PayloadReader, decode_rows_many, encode
+from tensordb.encoding.pipeline import Base, EncodedTensor, encode
 from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
+from tensordb.encoding.reading import PayloadReader, decode_rows_many
 from tensordb.encoding.rules import Rule
 
 __all__ = [

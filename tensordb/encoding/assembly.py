@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -11,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding.filters import Delta
-from tensordb.encoding.format import ENTRY_BYTES, Descriptor, StageRecord, pack_header
+from tensordb.encoding.format import ENTRY_BYTES, Descriptor, StageRecord, header_bytes, pack_header
 from tensordb.encoding.frames import CONSTANT, RAW, FrameList, Piece, pieces_of
 from tensordb.encoding.layout import Layout, chunk_elements, layout_of, parameter_frames
 from tensordb.encoding.lossy import Stored
 from tensordb.encoding.plans import MINIMUM_SAVING, RAW_PLAN, Plan
-from tensordb.encoding.workers import for_each
+from tensordb.encoding.workers import InOrder, for_each
 from tensordb.model import Encoding
 from tensordb.tensors import dtype_from_name, nbytes_of
+
+Write = Callable[[Sequence[Any]], None]
+"""Takes buffers that follow those before."""
 
 
 def stage_record(stage: Any) -> StageRecord:
@@ -35,17 +39,67 @@ def chunk_of(stored: Stored) -> int:
     return chunk_elements(math.prod(stored.spec.shape), _record_elements(stored), _itemsize(stored))
 
 
-def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan, chunk: int) -> tuple[Descriptor, Plan, FrameList]:
-    """Return the whole payload for one plan, with its descriptor and the plan that was kept to."""
-    elements = math.prod(stored.spec.shape)
-    layout = layout_of(elements, _record_elements(stored), _itemsize(stored), chunk, plan.filter)
-    frames = _write(codes, layout, plan)
-    if plan.optional and frames.nbytes + ENTRY_BYTES * len(frames.words) > (1 - MINIMUM_SAVING) * codes.nbytes:
+@dataclass(frozen=True, slots=True, eq=False)
+class Assembled:
+    """A payload in pieces.
+
+    Attributes:
+        descriptor: What its header says.
+        packed: The same as bytes.
+        plan: The plan that was kept to.
+        frames: All that is stored, the header as the first of its buffers.
+    """
+
+    descriptor: Descriptor
+    packed: bytes
+    plan: Plan
+    frames: FrameList
+
+
+def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan, chunk: int, write: Write | None = None) -> Assembled:
+    """Return the whole payload for one plan.
+
+    Args:
+        stored: What is to be stored.
+        codes: Its codes as bytes.
+        plan: How.
+        chunk: Elements of a chunk.
+        write: Takes the frames as they are made, in their order; the result then has the header alone.
+    """
+    layout = _layout(stored, plan, chunk)
+    frames = FrameList()
+    _write(codes, layout, plan, frames, write)
+    small = frames.nbytes + ENTRY_BYTES * len(frames.words) <= (1 - MINIMUM_SAVING) * codes.nbytes
+    if plan.optional and write is None and not small:
         return assemble(stored, codes, RAW_PLAN, chunk)
     for data, itemsize in stored.arrays():
         frames.add([(RAW, data[begin:end]) for begin, end in parameter_frames(len(data) // itemsize, itemsize)])
     frames.finish()
-    descriptor = Descriptor(
+    if write is not None:
+        frames.pass_on(write)
+    descriptor = _descriptor(stored, plan, chunk)
+    packed = descriptor.pack()
+    header = pack_header(packed, frames.words, frames.checksums)
+    frames.buffers.insert(0, header)
+    frames.nbytes += len(header)
+    return Assembled(descriptor, packed, plan, frames)
+
+
+def lead_of(stored: Stored, plan: Plan, chunk: int) -> int:
+    """Return the bytes of the header that `assemble` will make."""
+    layout = _layout(stored, plan, chunk)
+    beside = sum(len(parameter_frames(len(data) // itemsize, itemsize)) for data, itemsize in stored.arrays())
+    frames = layout.chunks * layout.group_count + beside
+    return header_bytes(_descriptor(stored, plan, chunk).pack(), frames)
+
+
+def _layout(stored: Stored, plan: Plan, chunk: int) -> Layout:
+    elements = math.prod(stored.spec.shape)
+    return layout_of(elements, _record_elements(stored), _itemsize(stored), chunk, plan.filter)
+
+
+def _descriptor(stored: Stored, plan: Plan, chunk: int) -> Descriptor:
+    return Descriptor(
         stored.spec,
         stored.page,
         stage_record(stored.quantizer),
@@ -56,10 +110,6 @@ def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan, chunk: int) -
         stored.note,
         len(stored.exceptions) if stored.exceptions else 0,
     )
-    header = pack_header(descriptor.pack(), frames.words, frames.checksums)
-    frames.buffers.insert(0, header)
-    frames.nbytes += len(header)
-    return descriptor, plan, frames
 
 
 def _record_elements(stored: Stored) -> int:
@@ -70,32 +120,40 @@ def _itemsize(stored: Stored) -> int:
     return dtype_from_name(stored.codes_dtype).itemsize
 
 
-def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan) -> FrameList:
-    """Return the frames of all chunks, made on all cores."""
-    parts: list[FrameList] = [FrameList()] * layout.batches
+def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan, frames: FrameList, write: Write | None) -> None:
+    """Add the frames of all chunks, made on all cores."""
+    # One piece of memory for what is stored raw: the system gives large ones out in huge pages.
+    room = np.empty(codes.nbytes, np.uint8)
+
+    def take(part: FrameList) -> None:
+        frames.extend(part)
+        if write is not None:
+            frames.pass_on(write)
+
+    in_order = InOrder(take)
 
     def work(index: int) -> None:
         first, last = layout.batch_chunks(index)
         begin, end = layout.span(first, last)
-        parts[index] = _write_batch(codes[begin:end], first, layout, plan)
+        in_order.put(index, _write_batch(codes[begin:end], room[begin:end], first, layout, plan))
 
     for_each(layout.batches, work)
-    frames = FrameList()
-    for part in parts:
-        frames.extend(part)
-    if plan is RAW_PLAN and frames.nbytes - frames.padding == codes.nbytes and codes.nbytes:
+    if plan is RAW_PLAN and write is None and frames.nbytes - frames.padding == codes.nbytes and codes.nbytes:
         # Frames without gaps between them are the codes themselves: one buffer instead of one for each chunk.
         frames.buffers = [codes, bytes(frames.padding)] if frames.padding else [codes]
-    return frames
 
 
-def _write_batch(codes: NDArray[np.uint8], first: int, layout: Layout, plan: Plan) -> FrameList:
+def _write_batch(
+    codes: NDArray[np.uint8], room: NDArray[np.uint8], first: int, layout: Layout, plan: Plan
+) -> FrameList:
     frames = FrameList()
     # Where each record has its slice of each group, so has each chunk: all are taken apart in one go.
     step = codes.nbytes if plan.filter.sliceable else layout.chunk_bytes
     for begin in range(0, codes.nbytes, step):
         part = codes[begin : begin + step]
-        alone = _pieces(plan.filter.split(part, layout.records(part.nbytes)), layout, plan)
+        alone = _pieces(
+            plan.filter.split_into(room[begin : begin + step], part, layout.records(part.nbytes)), layout, plan
+        )
         if plan.base is None or not isinstance(plan.filter, Delta):
             frames.add(alone)
             continue

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-
-import numpy as np
+from collections.abc import Sequence
 
 from tensordb.encoding.codecs import Codec, codec_named
 from tensordb.encoding.codecs.pcodec import installed
 from tensordb.encoding.filters import BitPack, Filter, Narrow, NoFilter, Planes, StrideDelta, ZeroBitmap, plane_width
-from tensordb.encoding.filters.words import WORDS, is_integer, word_bytes
-from tensordb.encoding.plans import HUFFMAN, MINIMUM_SAVING, ZSTD, Bytes, Codes, Plan, always, unless_raw
+from tensordb.encoding.filters.words import is_integer, word_bytes
+from tensordb.encoding.plans import HUFFMAN, MINIMUM_SAVING, ZSTD, Codes, Plan, always, unless_raw
+from tensordb.encoding.probing import probe_planes, repeats, zeros
 
-_SAMPLE_RUNS, _SAMPLE_RUN = 16, 512
-_INCOMPRESSIBLE_BITS = 7.8
+_INCOMPRESSIBLE_BITS, _INCOMPRESSIBLE_IN_PAGES = 7.95, 7.8
+"""Bits a byte above which a plane is not tried; lower in pages, where each frame more slows random reads down."""
 _LONG_RECORD = 32
 _MANY_ZEROS = 0.08
 _MOST_CHANNELS = 4
 
 
-def likely(codes: Codes) -> list[Plan]:
+def likely(codes: Codes, chunk_bytes: int) -> list[Plan]:
     """Return what ``auto`` tries; the first is right for most tensors of the dtype."""
     if codes.bits < 8:
         return [Plan(BitPack(codes.bits), HUFFMAN, (0.0,)), unless_raw(NoFilter(), HUFFMAN)]
@@ -32,7 +32,7 @@ def likely(codes: Codes) -> list[Plan]:
     if width is None:  # one-byte floats and quantizer codes: as noisy as exponents, single values are not
         plans = [unless_raw(NoFilter(), HUFFMAN), unless_raw(NoFilter(), ZSTD)]
     else:
-        plans = [*_planes(width, codes), unless_raw(NoFilter(), ZSTD), unless_raw(Planes((1,) * width), ZSTD)]
+        plans = _for_floats(codes, width, chunk_bytes)
     if zeros(codes.data, word_bytes(codes.dtype)) > _MANY_ZEROS:
         plans.append(unless_raw(_bitmap(codes), HUFFMAN))
     return plans
@@ -59,13 +59,6 @@ def number_of(dtype: str) -> str:
     if is_integer(dtype) or dtype in ("float16", "float32", "float64"):
         return dtype
     return f"uint{8 * word_bytes(dtype)}"
-
-
-def zeros(data: Bytes, width: int) -> float:
-    """Return the share of zero words in a sample."""
-    words = data.view(WORDS[width])
-    sample = words[:: max(1, len(words) // 8192)]
-    return 1 - np.count_nonzero(sample) / len(sample)
 
 
 def _for_integers(codes: Codes) -> list[Plan]:
@@ -118,13 +111,23 @@ def _bitmap(codes: Codes) -> ZeroBitmap:
     return ZeroBitmap((1,) * word_bytes(codes.dtype))
 
 
-def _planes(width: int, codes: Codes) -> list[Plan]:
+def _for_floats(codes: Codes, width: int, chunk_bytes: int) -> list[Plan]:
+    """Return planes, and what finds repetitions where there may be some: to try that always would double the time."""
+    probe = probe_planes(width, codes.data)
+    planes = _planes(probe.bits, codes)
+    if planes and not probe.smooth and not repeats(codes.data, chunk_bytes):
+        return planes
+    return [*planes, unless_raw(NoFilter(), ZSTD), unless_raw(Planes((1,) * width), ZSTD)]
+
+
+def _planes(bits: Sequence[float], codes: Codes) -> list[Plan]:
     """Return planes in groups: each compressible plane by itself, neighbours that are noise together."""
     sizes: list[int] = []
     tries: list[bool] = []
-    long_records = not codes.record_bytes or codes.record_bytes >= width * _LONG_RECORD
-    for bits in _plane_entropies(width, codes.data):
-        compressible = bits < _INCOMPRESSIBLE_BITS
+    long_records = not codes.record_bytes or codes.record_bytes >= len(bits) * _LONG_RECORD
+    most = _INCOMPRESSIBLE_IN_PAGES if codes.record_bytes else _INCOMPRESSIBLE_BITS
+    for each in bits:
+        compressible = each < most
         if sizes and long_records and not compressible and not tries[-1]:
             sizes[-1] += 1
         else:
@@ -134,22 +137,3 @@ def _planes(width: int, codes: Codes) -> list[Plan]:
         return []
     keep = tuple(1 - MINIMUM_SAVING if tried else 0.0 for tried in tries)
     return [Plan(Planes(tuple(sizes)), HUFFMAN, keep, optional=True)]
-
-
-def _plane_entropies(width: int, codes: Bytes) -> list[float]:
-    """Return the order-0 entropy of each plane in bits a byte, from runs spread over the tensor."""
-    run = _SAMPLE_RUN * width
-    if codes.nbytes <= _SAMPLE_RUNS * run:
-        sample = codes
-    else:
-        starts = np.linspace(0, codes.nbytes - run, _SAMPLE_RUNS).astype(np.int64) // width * width
-        sample = np.concatenate([codes[start : start + run] for start in starts.tolist()])
-    planes = Planes((1,) * width).split(sample, 1)
-    # One count for all planes, each in a range of its own: for a small tensor the calls are what costs.
-    values = np.concatenate([plane + np.intp(256 * number) for number, plane in enumerate(planes)])
-    counts = np.bincount(values, minlength=256 * width).reshape(width, 256)
-    shares = counts / len(planes[0])
-    bits = -(shares * np.log2(shares, out=np.zeros_like(shares), where=counts > 0)).sum(axis=1)
-    # A small sample looks more regular than its source; the second term corrects that (Miller and Madow, 1955).
-    corrected = bits + (np.count_nonzero(counts, axis=1) - 1) / (2 * np.log(2) * len(planes[0]))
-    return [float(each) for each in corrected]

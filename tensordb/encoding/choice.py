@@ -12,9 +12,13 @@ from tensordb.tensors import dtype_from_name
 
 _WORTH_COMPRESSING = 128
 _WORTH_SAMPLING = 16 << 10
-_ROUNDS = ((16, 64 << 10, 8 << 10, 1.04), (32, 256 << 10, 32 << 10, 1.015), (12, 1 << 20, 1 << 30, 1.0))
-"""Of each round: the share of the tensor that is sampled, at most so many bytes, in pieces of so many; and how near to
-the best a plan must be to get into the next. Repetitions that are far apart show only in whole chunks."""
+_ROUNDS = (
+    (64, 8 << 10, 64 << 10, 8 << 10, 1.04),
+    (32, 64 << 10, 256 << 10, 32 << 10, 1.015),
+    (12, 0, 1 << 20, 1 << 30, 1.0),
+)
+"""Of each round: the share of the tensor that is sampled, at least and at most so many bytes, in pieces of so many; and
+how near to the best a plan must be to get into the next. Repetitions that are far apart show only in whole chunks."""
 _ALIKE = 1.0025
 _FINALISTS = 3
 
@@ -47,11 +51,12 @@ def _raw(codes: Codes) -> Plan:
 
 
 def _auto(codes: Codes, chunk_bytes: int) -> Plan:
-    plans = likely(codes)
-    if codes.data.nbytes < _WORTH_SAMPLING:
+    plans = likely(codes, chunk_bytes)
+    if codes.data.nbytes < _WORTH_SAMPLING or len(plans) == 1:
         return plans[0]
-    for part, most, size, near in _ROUNDS:
-        shares = shares_of(plans, pieces(codes, chunk_bytes, min(codes.data.nbytes // part, most), size), chunk_bytes)
+    for part, least, most, size, near in _ROUNDS:
+        total = min(max(codes.data.nbytes // part, least), most)
+        shares = shares_of(plans, pieces(codes, chunk_bytes, total, size), chunk_bytes)
         best = min(shares)
         rivals = [(plan, share) for plan, share in zip(plans, shares, strict=True) if share <= best * near]
         plans = [plan for plan, _ in rivals]
@@ -64,10 +69,9 @@ def _best(codes: Codes, chunk_bytes: int) -> list[Plan]:
     """Return the few of all candidates that may turn out smallest."""
     plans = every(codes)
     if codes.data.nbytes >= _WORTH_SAMPLING:
-        part, _, size, near = _ROUNDS[1]
-        shares = shares_of(
-            plans, pieces(codes, chunk_bytes, max(codes.data.nbytes // part, 64 << 10), size), chunk_bytes
-        )
+        part, least, _, size, near = _ROUNDS[1]
+        total = max(codes.data.nbytes // part, least)
+        shares = shares_of(plans, pieces(codes, chunk_bytes, total, size), chunk_bytes)
         order = sorted(range(len(plans)), key=shares.__getitem__)[:_FINALISTS]
         plans = [plans[index] for index in order if shares[index] <= min(shares) * near]
     return [_raw(codes), *plans]

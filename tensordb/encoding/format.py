@@ -132,6 +132,11 @@ def is_storable(shape: tuple[int, ...]) -> bool:
     return len(shape) <= MAX_RANK and math.prod(max(size, 1) for size in shape) <= MAX_ELEMENTS
 
 
+def header_bytes(descriptor: bytes, frames: int) -> int:
+    """Return the length of the header that `pack_header` gives for so many frames."""
+    return aligned(_PREFIX.size + len(descriptor) + ENTRY_BYTES * frames)
+
+
 def pack_header(descriptor: bytes, words: Sequence[int], checksums: Sequence[int]) -> bytes:
     """Return the header with its checksum and padding, ready to be followed by the first frame."""
     body = descriptor + struct.pack(f"<{len(words)}I{len(checksums)}Q", *words, *checksums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,13 @@ class FrameList:
         self.buffers += other.buffers
         self.nbytes += other.nbytes
         self.padding = other.padding
+
+    def pass_on(self, write: Callable[[list[Any]], None]) -> None:
+        """Hand over the bytes there are; padding that may yet turn out to be the last stays."""
+        padding = [self.buffers.pop()] if self.padding else []
+        if self.buffers:
+            write(self.buffers)
+        self.buffers = padding
 
     def finish(self) -> None:
         """Take the padding after the last frame away; nothing follows it."""

@@ -15,6 +15,7 @@ PAGE_CHUNK_BYTES = 12 * 1024
 PAGE_BATCH_BYTES = 1 << 20
 PARAMETER_FRAME_BYTES = 256 * 1024
 MAX_CHUNK_BYTES = 1 << 26
+_LARGE = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ class Layout:
     @property
     def batch(self) -> int:
         """Chunks that are worth one step of a loop."""
-        return max(1, (PAGE_BATCH_BYTES if self.record_bytes else CHUNK_BYTES) // self.chunk_bytes)
+        # What is not filtered has no chunks to keep apart, and where there is much of it larger steps are enough.
+        large = self.record_bytes or (self.filter.id == 0 and self.nbytes >= _LARGE)
+        return max(1, (PAGE_BATCH_BYTES if large else CHUNK_BYTES) // self.chunk_bytes)
 
     @property
     def batches(self) -> int:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 WORTH_WAKING = 8
 """Calls from which on it pays to wake other threads, which can take longer than some chunks do."""
@@ -74,6 +75,31 @@ def for_each(count: int, work: Callable[[int], None]) -> None:
     for future in futures:
         if not future.cancelled():
             future.result()
+
+
+class InOrder:
+    """Hands results that threads finish in any order to `take` in their own, one at a time.
+
+    A thread whose result is not the next one leaves it and goes on; whoever brings the next takes those that wait.
+    """
+
+    def __init__(self, take: Callable[[Any], None]) -> None:
+        self._take = take
+        self._waiting: dict[int, Any] = {}
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def put(self, index: int, result: Any) -> None:
+        """Bring result number `index`."""
+        self._waiting[index] = result
+        # Looked at again after each release: another thread may have left the next result just before it.
+        while self._next in self._waiting and self._lock.acquire(blocking=False):
+            try:
+                while self._next in self._waiting:
+                    self._take(self._waiting.pop(self._next))
+                    self._next += 1
+            finally:
+                self._lock.release()
 
 
 def start(work: Callable[[], bytes]) -> Callable[[], bytes]:

@@ -15,7 +15,7 @@ from tensordb.catalog import datasets, inline, objects
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.inline import InlineRow
 from tensordb.catalog.objects import NewObject, ObjectRow
-from tensordb.encoding.pipeline import PayloadReader
+from tensordb.encoding.reading import PayloadReader
 from tensordb.engine.database import Database
 from tensordb.engine.writer import new_object
 from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError

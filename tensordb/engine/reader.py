@@ -21,7 +21,7 @@ from tensordb.catalog.objects import ObjectRow
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.session import Catalog
 from tensordb.encoding.format import MAGIC
-from tensordb.encoding.pipeline import PayloadReader, decode_rows_many
+from tensordb.encoding.reading import PayloadReader, decode_rows_many
 from tensordb.encoding.workers import for_each
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.forks import mend_after_fork

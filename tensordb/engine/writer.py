@@ -6,8 +6,9 @@ appended and never named is an orphan, which `gc` reclaims.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import duckdb
 
@@ -15,7 +16,7 @@ from tensordb.catalog import objects
 from tensordb.catalog.inline import MAX_NBYTES
 from tensordb.catalog.objects import NewObject
 from tensordb.catalog.session import Catalog
-from tensordb.encoding.pipeline import EncodedTensor
+from tensordb.encoding.pipeline import EncodedTensor, Prepared
 from tensordb.model import Encoding
 from tensordb.payloads import Location, PayloadStore
 
@@ -49,6 +50,24 @@ class ObjectWriter:
         """Return the ids of all objects in the catalog, None when they are many."""
         with self._catalog.read() as con:
             return objects.few(con)
+
+    def put(self, prepared: Prepared) -> Stored:
+        """Encode and write a tensor, a large one at once; one that is small, or known to be stored, is not written."""
+        lead = prepared.lead
+        if lead is None:
+            encoded = prepared.encode()
+            return self.append(encoded, known=encoded.nbytes <= MAX_NBYTES or self.is_stored(encoded))
+        made: list[EncodedTensor] = []
+
+        def produce(write: Callable[[Sequence[Any]], None]) -> bytes | None:
+            made.append(prepared.encode_growing(write))
+            header: bytes = made[0].buffers[0]
+            return None if self.is_stored(made[0]) else header
+
+        location = self._payloads.append_growing(lead, prepared.most, produce)
+        if location is None:  # kept whole, in case the equal object is deleted before it is named
+            return Stored(prepared.encode(), None)
+        return Stored(replace(made[0], buffers=()), location)
 
     def append(self, encoded: EncodedTensor, *, known: bool = False) -> Stored:
         """Write a payload to a segment, unless it is `known` to be stored."""

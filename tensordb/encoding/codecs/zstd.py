@@ -19,6 +19,7 @@ from tensordb.errors import InvalidInputError
 _STRATEGIES = ("default", "huffman")
 _MANY_PIECES = 8
 """Pieces from which on a call for all of them is faster; for each such call the library makes a context."""
+_REPEATS = 4
 # Contexts hold hundreds of KB and are not thread-safe: each thread makes its own and keeps it.
 _thread = threading.local()
 
@@ -30,7 +31,8 @@ class Zstd(Codec):
     Attributes:
         level: 1 (fastest) to 22 (smallest).
         strategy: ``"huffman"`` looks for almost no repetitions and mostly entropy-codes single bytes, at 2 to 3 times
-            the speed; right for the exponents of noise-like floats. The level is then not used.
+            the speed; right for the exponents of noise-like floats. The level is then used only for pieces that shrink
+            to less than a quarter, which repeat more than single bytes tell.
     """
 
     id: ClassVar[int] = 1
@@ -45,7 +47,8 @@ class Zstd(Codec):
 
     def compress(self, data: Buffer) -> bytes:
         """Return one zstd frame."""
-        return _compressor(self.level, self.strategy).compress(data)
+        frame = _compressor(self.level, self.strategy).compress(data)
+        return self._smaller(frame, data) if self.strategy == "huffman" and len(frame) * _REPEATS < len(data) else frame
 
     def compress_pieces(self, data: Buffer, size: int) -> Sequence[Buffer]:
         """Return a zstd frame for each piece, made in one go without the GIL when there are many."""
@@ -58,7 +61,18 @@ class Zstd(Codec):
         spans[-1, 1] = len(data) - (count - 1) * size
         pieces = zstandard.BufferWithSegments(data, spans.tobytes())
         frames = _compressor(self.level, self.strategy).multi_compress_to_buffer(pieces, threads=1)
-        return [frames[index] for index in range(count)]
+        found: list[Buffer] = [frames[index] for index in range(count)]
+        if self.strategy == "huffman":
+            view = memoryview(data)
+            for index, frame in enumerate(found):
+                if len(frame) * _REPEATS < size:
+                    found[index] = self._smaller(frame, view[index * size : (index + 1) * size])
+        return found
+
+    def _smaller(self, frame: Buffer, data: Buffer) -> Any:
+        """Return `frame`, or one that looks for repetitions when that is smaller."""
+        other = _compressor(self.level, "default").compress(data)
+        return other if len(other) < len(frame) else frame
 
     def decompress(self, data: Buffer, size: int) -> bytes:
         """Return the content of one zstd frame that states its content size."""

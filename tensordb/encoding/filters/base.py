@@ -87,6 +87,10 @@ class Filter(ABC):
     def split(self, data: Bytes, records: int) -> list[Bytes]:
         """Return the groups of ``data[nbytes]``, flat; `nbytes` is a multiple of `records` times the word."""
 
+    def split_into(self, room: Bytes, data: Bytes, records: int) -> list[Bytes]:
+        """Return the groups, which may lie in ``room[nbytes]``."""
+        return self.split(data, records)
+
     @abstractmethod
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Write to ``out[nbytes]`` what `split` took apart.

@@ -74,16 +74,19 @@ class Planes(Filter):
 
     def split(self, data: Bytes, records: int) -> list[Bytes]:
         """Return the groups, each ``[records, planes, words of a record]``, flat."""
+        return self.split_into(np.empty(data.nbytes, np.uint8), data, records)
+
+    def split_into(self, room: Bytes, data: Bytes, records: int) -> list[Bytes]:
+        """Return the groups in `room`, one behind the other."""
         source = data.view(WORDS[self.width])
         compiled = kernels.ready(data.nbytes) if source.flags.aligned else None
         if compiled is None:
             return self._split(data, records)
-        out = np.empty(data.nbytes, np.uint8)
         starts, strides = self._places(data.nbytes, records)
-        compiled.split[self.width](source, records, out, starts, strides)
+        compiled.split[self.width](source, records, room, starts, strides)
         words = data.nbytes // self.width
         edges = [words * end for end in accumulate(self.sizes, initial=0)]
-        return [out[begin:end] for begin, end in pairwise(edges)]
+        return [room[begin:end] for begin, end in pairwise(edges)]
 
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Put the words together and rotate them back, in place in `out`."""
