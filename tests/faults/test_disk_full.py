@@ -185,6 +185,25 @@ def test_a_full_disk_is_an_error_loses_nothing_and_passes(small_disk: Path, size
         assert seeds(db, size) == kept
 
 
+def test_a_large_tensor_that_no_longer_fits_leaves_nothing_behind(small_disk: Path) -> None:
+    size = 1_300_000  # written while it is encoded
+    with TensorStorage(small_disk / "db") as db:
+        db.create_dataset("d")
+        db.insert("d", made(0, size), {"seed": 0})
+        ballast = fill(small_disk, 2_500_000)
+        free = os.statvfs(small_disk).f_bavail
+        for seed in (1, 2, 3):
+            with pytest.raises(StorageFullError, match="free space"):
+                db.insert("d", made(seed, size), {"seed": seed})
+            assert os.statvfs(small_disk).f_bavail > free * 0.9
+        assert seeds(db, size) == {0}
+        ballast.unlink()
+        db.insert("d", made(4, size), {"seed": 4})
+        assert seeds(db, size) == {0, 4}
+    with TensorStorage(small_disk / "db") as db:
+        assert seeds(db, size) == {0, 4}
+
+
 def seeds(db: TensorStorage, size: int) -> set[int]:
     """Return the seed of every record, after checking that each is right."""
     found = set()
