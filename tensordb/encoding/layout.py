@@ -14,8 +14,9 @@ CHUNK_BYTES = 256 * 1024
 PAGE_CHUNK_BYTES = 12 * 1024
 PAGE_BATCH_BYTES = 1 << 20
 PARAMETER_FRAME_BYTES = 256 * 1024
+BATCH_BYTES = 1 << 20
+STEPS = 16
 MAX_CHUNK_BYTES = 1 << 26
-_LARGE = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,15 @@ class Layout:
 
     @property
     def batch(self) -> int:
-        """Chunks that are worth one step of a loop."""
-        # What is not filtered has no chunks to keep apart, and where there is much of it larger steps are enough.
-        large = self.record_bytes or (self.filter.id == 0 and self.nbytes >= _LARGE)
-        return max(1, (PAGE_BATCH_BYTES if large else CHUNK_BYTES) // self.chunk_bytes)
+        """Chunks that are worth one step of a loop: a few calls for all of them, and steps enough for all cores."""
+        wanted = PAGE_BATCH_BYTES if self.record_bytes else min(self.nbytes // STEPS, BATCH_BYTES)
+        return max(1, wanted // self.chunk_bytes)
 
     @property
     def batches(self) -> int:
-        """Steps of a loop over all chunks."""
-        return -(-self.chunks // self.batch)
+        """Steps of a loop over all chunks. A last chunk that is shorter is a step of its own."""
+        whole = self.nbytes // self.chunk_bytes
+        return -(-whole // self.batch) + (whole < self.chunks)
 
     @property
     def group_count(self) -> int:
@@ -65,11 +66,12 @@ class Layout:
 
     def batch_chunks(self, index: int) -> tuple[int, int]:
         """Return the first chunk of a batch and the one after its last."""
-        return index * self.batch, min((index + 1) * self.batch, self.chunks)
+        whole, first = self.nbytes // self.chunk_bytes, index * self.batch
+        return (first, min(first + self.batch, whole)) if first < whole else (whole, self.chunks)
 
     def records(self, nbytes: int) -> int:
-        """Return how many records this many bytes of codes are for the filter."""
-        return nbytes // self.record_bytes if self.record_bytes else 1
+        """Return how many records the filter keeps apart in whole chunks of so many bytes, or in a shorter one."""
+        return max(1, nbytes // (self.record_bytes or self.chunk_bytes))
 
     def frame_sizes(self) -> list[int]:
         """Return the decoded bytes of every frame of the codes, or the most they can be: chunk by chunk."""
