@@ -151,6 +151,16 @@ def test_a_reader_written_from_the_document_reads_quantized_payloads(
     assert reads_as(payload_of(tensor, config, page=page), reader.decode())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("quantization", ["fp16", "bf16"])
+def test_a_reader_written_from_the_document_reads_the_same_not_a_numbers(quantization: str, dtype: torch.dtype) -> None:
+    tensor = normal(torch.float32, (300,))
+    tensor.view(torch.int32)[:4] = torch.tensor([0x7FC00000, -1, 0x7FABCDEF, -4194303], dtype=torch.int32)
+    reader = stored(tensor.to(dtype), CompressionConfig("zstd", quantization))
+    assert reader.encoding.quantization == quantization
+    assert reads_as(payload_of(tensor.to(dtype), CompressionConfig("zstd", quantization)), reader.decode())
+
+
 def content_id(payload: bytes, bases: dict[bytes, Any]) -> bytes:
     """The content id of a payload with small dimensions, as the document defines it."""
     spec, group = parse(payload)
