@@ -25,17 +25,21 @@ def likely(codes: Codes, chunk_bytes: int) -> list[Plan]:
         return [Plan(BitPack(codes.bits), HUFFMAN, (0.0,)), unless_raw(NoFilter(), HUFFMAN)]
     if codes.dtype == "bool":
         packed = BitPack.fitting(codes.data)  # a bool that was viewed from bytes may be neither 0 nor 1
-        return ([always(packed, ZSTD)] if packed else []) + [unless_raw(NoFilter(), ZSTD)]
-    if is_integer(codes.dtype) and not codes.quantized:
-        return _for_integers(codes)
+        return [*_with_both(packed), unless_raw(NoFilter(), ZSTD)]
     width = plane_width(codes.dtype)
-    if width is None:  # one-byte floats and quantizer codes: as noisy as exponents, single values are not
+    if is_integer(codes.dtype) and not codes.quantized:
+        plans = _for_integers(codes)
+    elif width is None:  # one-byte floats and quantizer codes: as noisy as exponents, single values are not
         plans = [unless_raw(NoFilter(), HUFFMAN), unless_raw(NoFilter(), ZSTD)]
     else:
         plans = _for_floats(codes, width, chunk_bytes)
     if zeros(codes.data, word_bytes(codes.dtype)) > _MANY_ZEROS:
         plans.append(unless_raw(_bitmap(codes), HUFFMAN))
     return plans
+
+
+def _with_both(packed: BitPack | None) -> list[Plan]:
+    return [always(packed, codec) for codec in (HUFFMAN, ZSTD)] if packed is not None else []
 
 
 def every(codes: Codes) -> list[Plan]:
@@ -67,11 +71,9 @@ def _for_integers(codes: Codes) -> list[Plan]:
         plans = [unless_raw(narrow, ZSTD)]
         if narrow.narrow > 1:
             plans.append(unless_raw(Narrow.fitting(codes.data, codes.dtype, planes=True), ZSTD))
-        return [*plans, unless_raw(NoFilter(), ZSTD)]
+        return [*plans, unless_raw(NoFilter(), ZSTD), unless_raw(_bitmap(codes), ZSTD)]
     plans = [unless_raw(NoFilter(), ZSTD), unless_raw(NoFilter(), HUFFMAN)]
-    packed = BitPack.fitting(codes.data)
-    if packed is not None:
-        plans.append(always(packed, ZSTD))
+    plans += _with_both(BitPack.fitting(codes.data))
     plans += [unless_raw(StrideDelta(strides), codec) for strides in _strides(codes) for codec in (HUFFMAN, ZSTD)]
     return plans
 

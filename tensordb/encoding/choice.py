@@ -13,13 +13,13 @@ from tensordb.tensors import dtype_from_name
 _WORTH_COMPRESSING = 128
 _WORTH_SAMPLING = 16 << 10
 _ROUNDS = (
-    (64, 8 << 10, 64 << 10, 8 << 10, 1.04),
-    (32, 64 << 10, 256 << 10, 32 << 10, 1.015),
+    (32, 32 << 10, 128 << 10, 32 << 10, 1.05),
+    (16, 128 << 10, 512 << 10, 64 << 10, 1.02),
     (12, 0, 1 << 20, 1 << 30, 1.0),
 )
 """Of each round: the share of the tensor that is sampled, at least and at most so many bytes, in pieces of so many; and
 how near to the best a plan must be to get into the next. Repetitions that are far apart show only in whole chunks."""
-_ALIKE = 1.0025
+_ALIKE, _SLACK = 1.0025, 0.005
 _FINALISTS = 3
 
 
@@ -58,7 +58,8 @@ def _auto(codes: Codes, chunk_bytes: int) -> Plan:
         total = min(max(codes.data.nbytes // part, least), most)
         shares = shares_of(plans, pieces(codes, chunk_bytes, total, size), chunk_bytes)
         best = min(shares)
-        rivals = [(plan, share) for plan, share in zip(plans, shares, strict=True) if share <= best * near]
+        limit = best if near == 1 else best * near + _SLACK
+        rivals = [(plan, share) for plan, share in zip(plans, shares, strict=True) if share <= limit]
         plans = [plan for plan, _ in rivals]
         if max(share for _, share in rivals) <= best * _ALIKE:
             break

@@ -73,5 +73,5 @@ def repeats(data: Bytes, chunk_bytes: int) -> bool:
 def zeros(data: Bytes, width: int) -> float:
     """Return the share of zero words."""
     words = data.view(WORDS[width])
-    sample = words[:: max(1, len(words) // 8192)]
+    sample = words[:: len(words) // 8192 | 1]  # an odd step, to meet all columns of a table
     return 1 - np.count_nonzero(sample) / len(sample)
