@@ -86,6 +86,12 @@ def archive_ratios(sample: Tensor) -> tuple[float, float]:
     return sample.nbytes / sizes[0], sample.nbytes / sizes[1]
 
 
+def archive_ratio(tensors: Sequence[Tensor]) -> float:
+    """Return the ratio of preset `archive` on all tensors; slow."""
+    archive = get_compression_preset("archive")
+    return sum(each.nbytes for each in tensors) / sum(encode(each, archive).nbytes for each in tensors)
+
+
 def _size(tensors: Sequence[Tensor], config: CompressionConfig) -> int | None:
     try:
         return sum(encode(each, config).nbytes for each in tensors)

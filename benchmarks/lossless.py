@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from choices import archive_ratios, archive_sample, choose
+from choices import archive_ratio, archive_ratios, archive_sample, choose
 from coder_race import open_race, run_round
 from coders import missing_coders
 from kinds import FULL, KINDS, TINY, read_kind, write_kinds
@@ -91,13 +91,15 @@ def _raced(folder: Path, kind: str, processes: dict[int, Any], rounds: int) -> F
 def _sizes(folder: Path, kinds: Sequence[str], full: bool) -> dict[str, Any]:
     """Compare the automatic choice with every candidate, and with what `archive` finds on a sample."""
     kernels.load()
-    choices, archives = {}, {}
+    choices, archives, whole = {}, {}, None
     for kind in kinds:
         tensors = read_kind(folder, kind)
         choices[kind] = asdict(choose(tensors))
         archives[kind] = archive_ratios(archive_sample(tensors, (3 << 20) if full else 4096))
+        if kind == "weights bf16":
+            whole = archive_ratio(tensors)
     print(f"{format_choices(choices, archives)}\n", flush=True)
-    return {"choices": choices, "archive": archives}
+    return {"choices": choices, "archive": archives, "archive of weights bf16": whole}
 
 
 def _storing(folder: Path, kinds: Sequence[str], rounds: int, full: bool) -> dict[str, Any]:

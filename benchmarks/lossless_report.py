@@ -127,10 +127,8 @@ def verdicts(figures: Sequence[Figures], result: Mapping[str, Any]) -> list[Verd
         for action in ("compress", "warm"):
             faster = each.times_faster((action, _OURS, 2), (action, _OURS, 1))
             found.append(Verdict(f"{action} {kind}, two threads, times one thread's speed", 1.8, faster))
-    if "weights bf16" in result["archive"]:
-        found.append(
-            Verdict("ratio of weights bf16, archive, on a sample", 1.515, result["archive"]["weights bf16"][0])
-        )
+    if result["archive of weights bf16"]:
+        found.append(Verdict("ratio of weights bf16, archive", 1.515, result["archive of weights bf16"]))
     regrets = {kind: _regret(each) for kind, each in result["choices"].items()}
     worst = max(regrets, key=lambda kind: regrets[kind])
     found.append(Verdict(f"auto behind the best candidate, %, worst: {worst}", 0.3, regrets[worst], at_least=False))

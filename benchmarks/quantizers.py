@@ -79,6 +79,9 @@ def _table(found: Accuracy, speeds: Speeds) -> str:
     return format_table(lines)
 
 
+_SAME_BITS = 0.05
+
+
 def judge(found: Accuracy, speeds: Speeds) -> list[Verdict]:
     """Hold the figures against what is promised."""
     verdicts = []
@@ -98,12 +101,14 @@ def judge(found: Accuracy, speeds: Speeds) -> list[Verdict]:
 
 
 def _against_peers(short: str, ours: Mapping[str, float], found: Accuracy) -> list[Verdict]:
-    """Compare with what each peer package makes of as many bits or the next more."""
+    """Compare with the best that each peer package makes of as many bits, or of fewer."""
     verdicts = []
     for package in ("bitsandbytes", "torchao", "quanto"):
-        richer = [name for name in found if name.startswith(package) and found[name]["bits"] >= ours["bits"]]
-        if richer:
-            peer = min(richer, key=lambda name: (round(found[name]["bits"], 2), -found[name]["snr"]))
+        peers = [
+            name for name in found if name.startswith(package) and found[name]["bits"] <= ours["bits"] + _SAME_BITS
+        ]
+        if peers:
+            peer = max(peers, key=lambda name: found[name]["snr"])
             text = f"{short}: dB beyond {peer} ({found[peer]['bits']:.2f} bits)"
             verdicts.append(Verdict(text, 0, ours["snr"] - found[peer]["snr"]))
     return verdicts
