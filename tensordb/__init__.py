@@ -10,6 +10,7 @@ try:
     from tensordb.datasets.record import Page, Record
     from tensordb.datasets.statistics import CompressionStats
     from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
+    from tensordb.encoding.quantizers.granularity import PerChannel, PerGroup, PerRow, PerTensor
     from tensordb.encoding.rules import Rule
     from tensordb.errors import (
         AlreadyExistsError,
@@ -59,6 +60,10 @@ __all__ = [
     "MissingDependencyError",
     "NotFoundError",
     "Page",
+    "PerChannel",
+    "PerGroup",
+    "PerRow",
+    "PerTensor",
     "ReadOnlyError",
     "Record",
     "Rule",

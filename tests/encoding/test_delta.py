@@ -13,6 +13,7 @@ from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.tensors import byte_view, spec_of, view_of
 
 from .samples import DTYPES, normal, random_bits, same_bits
+from .test_golden import GOLDEN, wave
 
 LOSSLESS = get_compression_preset("lossless")
 
@@ -180,6 +181,22 @@ def test_a_payload_that_is_its_own_base_is_refused() -> None:
 
     with pytest.raises(FormatError, match="64 bases"):
         again(b"").decode()
+
+
+def golden_change() -> torch.Tensor:
+    """What was stored as changes since the golden payload `page`."""
+    changed = wave((40, 120))
+    changed[3, 4:90] += 1 / 128
+    changed[17] *= -1
+    return changed
+
+
+def test_an_older_delta_is_read_as_it_was_written() -> None:
+    base = PayloadReader((GOLDEN / "delta-changed-base").read_bytes())
+    payload = (GOLDEN / "delta-changed").read_bytes()
+    reader = PayloadReader(payload, bases={base.content_id(): base}.__getitem__)
+    assert reader.encoding.compression == "delta+zstd"
+    assert same_bits(reader.decode(), golden_change())
 
 
 def test_no_flipped_bit_gives_a_wrong_tensor() -> None:
