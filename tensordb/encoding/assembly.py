@@ -48,12 +48,14 @@ class Assembled:
         packed: The same as bytes.
         plan: The plan that was kept to.
         frames: All that is stored, the header as the first of its buffers.
+        preferred: False where raw would have been preferred, but for the frames that were written already.
     """
 
     descriptor: Descriptor
     packed: bytes
     plan: Plan
     frames: FrameList
+    preferred: bool = True
 
 
 def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan, chunk: int, write: Write | None = None) -> Assembled:
@@ -70,7 +72,8 @@ def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan, chunk: int, w
     frames = FrameList()
     _write(codes, layout, plan, frames, write)
     small = frames.nbytes + ENTRY_BYTES * len(frames.words) <= (1 - MINIMUM_SAVING) * codes.nbytes
-    if plan.optional and write is None and not small:
+    preferred = small or not plan.optional
+    if not preferred and write is None:
         return assemble(stored, codes, RAW_PLAN, chunk)
     for data, itemsize in stored.arrays():
         frames.add([(RAW, data[begin:end]) for begin, end in parameter_frames(len(data) // itemsize, itemsize)])
@@ -82,7 +85,7 @@ def assemble(stored: Stored, codes: NDArray[np.uint8], plan: Plan, chunk: int, w
     header = pack_header(packed, frames.words, frames.checksums)
     frames.buffers.insert(0, header)
     frames.nbytes += len(header)
-    return Assembled(descriptor, packed, plan, frames)
+    return Assembled(descriptor, packed, plan, frames, preferred)
 
 
 def lead_of(stored: Stored, plan: Plan, chunk: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tensordb.encoding.codecs import Codec, codec_named
 from tensordb.encoding.codecs.pcodec import installed
 from tensordb.encoding.filters import BitPack, Filter, Narrow, NoFilter, Planes, StrideDelta, ZeroBitmap, plane_width
+from tensordb.encoding.filters.stride_delta import MAX_STRIDE
 from tensordb.encoding.filters.words import is_integer, word_bytes
 from tensordb.encoding.plans import HUFFMAN, MINIMUM_SAVING, ZSTD, Codes, Plan, always, unless_raw
 from tensordb.encoding.probing import probe_planes, repeats, zeros
@@ -88,7 +89,8 @@ def _strides(codes: Codes) -> list[tuple[int, ...]]:
     else:
         beside, above = 1, shape[-1]
     whole = math.prod(shape)
-    return [strides for strides in ((beside,), (above,), (beside, above)) if 0 < max(strides) < whole]
+    most = min(whole - 1, MAX_STRIDE)
+    return [strides for strides in ((beside,), (above,), (beside, above)) if 0 < max(strides) <= most]
 
 
 def _filters(codes: Codes) -> list[Filter]:

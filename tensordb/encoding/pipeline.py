@@ -102,9 +102,15 @@ class Prepared:
         results = [assemble(self.stored, self.codes, plan, self.chunk) for plan in self.plans]
         return self._encoded(min(results, key=lambda result: result.frames.nbytes))
 
-    def encode_growing(self, write: Write) -> EncodedTensor:
-        """Write the frames while they are made; the result's only buffer is the header, which precedes them."""
-        return self._encoded(assemble(self.stored, self.codes, self.plans[0], self.chunk, write))
+    def encode_growing(self, write: Write) -> EncodedTensor | None:
+        """Write the frames while they are made; the result's only buffer is the header, which precedes them.
+
+        Returns:
+            What `encode` would, but for the buffers; None where that would be another payload, because this one saves
+            so little that raw is preferred.
+        """
+        result = assemble(self.stored, self.codes, self.plans[0], self.chunk, write)
+        return self._encoded(result) if result.preferred else None
 
     def _encoded(self, result: Assembled) -> EncodedTensor:
         frames, content = result.frames, self.content_id()

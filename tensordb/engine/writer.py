@@ -53,21 +53,30 @@ class ObjectWriter:
 
     def put(self, prepared: Prepared) -> Stored:
         """Encode and write a tensor, a large one at once; one that is small, or known to be stored, is not written."""
-        lead = prepared.lead
-        if lead is None:
-            encoded = prepared.encode()
-            return self.append(encoded, known=encoded.nbytes <= MAX_NBYTES or self.is_stored(encoded))
+        grown = self._put_growing(prepared) if prepared.lead is not None else None
+        if grown is not None:
+            return grown
+        encoded = prepared.encode()
+        return self.append(encoded, known=self._stays_whole(encoded))
+
+    def _put_growing(self, prepared: Prepared) -> Stored | None:
+        """Write a tensor while it is encoded; None where the payload is wanted whole after all."""
         made: list[EncodedTensor] = []
 
         def produce(write: Callable[[Sequence[Any]], None]) -> bytes | None:
-            made.append(prepared.encode_growing(write))
-            header: bytes = made[0].buffers[0]
-            return None if self.is_stored(made[0]) else header
+            encoded = prepared.encode_growing(write)
+            if encoded is None or self._stays_whole(encoded):
+                return None
+            made.append(encoded)
+            header: bytes = encoded.buffers[0]
+            return header
 
-        location = self._payloads.append_growing(lead, prepared.most, produce)
-        if location is None:  # kept whole, in case the equal object is deleted before it is named
-            return Stored(prepared.encode(), None)
-        return Stored(replace(made[0], buffers=()), location)
+        location = self._payloads.append_growing(prepared.lead or 0, prepared.most, produce)
+        return None if location is None else Stored(replace(made[0], buffers=()), location)
+
+    def _stays_whole(self, encoded: EncodedTensor) -> bool:
+        """Tell whether a payload is for the record's row, or kept in case the equal object goes before it is named."""
+        return encoded.nbytes <= MAX_NBYTES or self.is_stored(encoded)
 
     def append(self, encoded: EncodedTensor, *, known: bool = False) -> Stored:
         """Write a payload to a segment, unless it is `known` to be stored."""

@@ -35,6 +35,7 @@ class Appender:
         self._active: SegmentWriter | None = None
         self._retired: list[SegmentWriter] = []  # appended to no more, held for the commits still on their way
         self._growing: list[SegmentWriter] = []  # one thread each writes a payload to these while it is made
+        self._idle: list[SegmentWriter] = []  # come back from that while another one had become active
         self._writing = 0
         self._adopts = True
         self._failures = 0
@@ -85,8 +86,9 @@ class Appender:
             self._growing.remove(writer)
             if self._closed:
                 writer.close()
-            elif self._active is None and whole and not writer.sealed:
-                self._active = writer
+            elif whole and not writer.sealed:
+                self._idle.append(writer)
+                self._active = self._active or self._idle.pop()
             else:
                 self._retired.append(writer)
                 if not whole:
@@ -96,7 +98,7 @@ class Appender:
         """Sync every segment appended to; raise StoreError when payloads since this thread's last flush may be lost."""
         with self._sync_lock:
             with self._lock:
-                held = (*self._retired, *self._growing, self._active)
+                held = (*self._retired, *self._growing, *self._idle, self._active)
                 pending = [writer for writer in held if writer and writer.dirty]
             cause = None
             for writer in pending:
@@ -131,24 +133,24 @@ class Appender:
             self._adopts = False
             for writer in self._growing:
                 writer.seal()
-            if self._active is not None:
-                self._retire(self._active, sealed=True)
+            for writer in (*self._idle, *([self._active] if self._active else [])):
+                self._retire(writer, sealed=True)
         self._release()
 
     def close(self) -> None:
         """Let go of every segment, whatever blocks are open."""
         with self._sync_lock, self._lock:
             self._closed = True
-            writers = [*self._retired, *([self._active] if self._active else [])]
-            self._active, self._retired = None, []
+            writers = [*self._retired, *self._idle, *([self._active] if self._active else [])]
+            self._active, self._retired, self._idle = None, [], []
             for writer in writers:
                 writer.close()
 
     def after_fork(self) -> None:
         """Forget the parent's segments in a child, and the locks that the parent's threads may have held."""
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
-        writers = [*self._retired, *self._growing, *([self._active] if self._active else [])]
-        self._active, self._retired, self._growing, self._writing = None, [], [], 0
+        writers = [*self._retired, *self._growing, *self._idle, *([self._active] if self._active else [])]
+        self._active, self._retired, self._growing, self._idle, self._writing = None, [], [], [], 0
         for writer in writers:
             writer.forget()
 
@@ -157,6 +159,10 @@ class Appender:
             raise ConflictError("the segment store is closed: open the database again")
         if self._active is not None and self._active.has_payloads and self._active.end + nbytes > self._limit:
             self._retire(self._active)
+        while self._active is None and self._idle:
+            self._active = self._idle.pop()
+            if self._active.end + nbytes > self._limit:
+                self._retire(self._active)
         if self._active is None:
             try:
                 self._folder.mkdir(exist_ok=True)
@@ -172,6 +178,9 @@ class Appender:
             writer.seal()
         if writer is self._active:
             self._active = None
+            self._retired.append(writer)
+        elif writer in self._idle:
+            self._idle.remove(writer)
             self._retired.append(writer)
 
     def _release(self) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import zstandard
 
 from tensordb.encoding import CompressionConfig, PayloadReader, encode, get_compression_preset
+from tensordb.encoding.candidates import every
 from tensordb.encoding.codecs import pcodec
+from tensordb.encoding.plans import Codes
 from tensordb.errors import MissingDependencyError
 from tensordb.tensors import byte_view
 
@@ -94,3 +97,9 @@ def test_without_pcodec_archive_takes_the_next_best_and_what_needs_it_says_so(mo
     ):
         with pytest.raises(MissingDependencyError, match=r"tensordb\[archive\]"):
             needs()
+
+
+@pytest.mark.parametrize("shape", [(2, 1 << 33), (3, 2_000_000_000, 3), (4, 1 << 32)])
+def test_the_strides_of_huge_images_fit_into_a_payload(shape: tuple[int, ...]) -> None:
+    codes = Codes(np.arange(1 << 15, dtype=np.uint16).view(np.uint8), "uint8", shape, 0, 8, False)
+    assert all(plan.filter.pack() is not None for plan in every(codes))

@@ -33,6 +33,7 @@ def test_it_has_the_same_bytes(config: CompressionConfig) -> None:
     assert prepared.lead is not None
     parts: list[bytes] = []
     grown = prepared.encode_growing(lambda buffers: parts.append(joined(buffers)))
+    assert grown is not None
     assert len(parts) > 1
     whole = joined(grown.buffers) + b"".join(parts)
     assert len(joined(grown.buffers)) == prepared.lead

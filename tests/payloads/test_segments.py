@@ -1,5 +1,6 @@
 """Segment files among processes, and how few of them remain."""
 
+import contextlib
 import gc
 import os
 import resource
@@ -9,6 +10,7 @@ import pytest
 
 from tensordb.errors import InvalidInputError, ReadOnlyError
 from tensordb.payloads import Location, SegmentStore
+from tensordb.payloads.base import Write
 
 from .processes import DATABASE, fork, in_forked_child, run, start
 
@@ -120,6 +122,24 @@ def test_full_segment_is_followed_by_another_and_a_large_payload_gets_its_own(tm
     assert all(store.read(location)[:1] == bytes([number]) for number, location in enumerate(locations))
     assert store.remove(locations[0].segment)
     store.close()
+
+
+def test_payloads_that_grow_at_the_same_time_share_as_many_files_as_threads(tmp_path: Path) -> None:
+    with contextlib.closing(opened(tmp_path)) as store:
+        for _ in range(20):
+
+            def outer(write: Write) -> bytes:
+                write([b"outer"])
+                assert store.append_growing(4, 100, lambda inner: inner([b"inner"]) or b"head") is not None
+                store.append([b"between"])
+                return b"head"
+
+            with store.writing():
+                assert store.append_growing(4, 100, outer) is not None
+                store.flush()
+        assert len(store.segments()) == 2
+        store.seal()
+        assert not any(segment.live for segment in store.segments())
 
 
 def test_sealed_segment_is_left_alone_by_later_stores(tmp_path: Path) -> None:

@@ -23,6 +23,13 @@ def sample(dtype: torch.dtype, *shape: int, seed: int = 0) -> torch.Tensor:
     return raw.view(dtype).reshape(shape)
 
 
+def hardly_compressible(elements: int) -> torch.Tensor:
+    """Return float32 of random bits, but for one bit of the exponent that is mostly set: 1 % could be saved."""
+    words = sample(torch.int32, elements)
+    often = torch.rand(elements, generator=torch.Generator().manual_seed(1)) < 0.85
+    return torch.where(often, words | 1 << 28, words & ~(1 << 28)).view(torch.float32)
+
+
 def bits(tensor: torch.Tensor) -> bytes:
     """Return the bytes of a tensor in row-major order."""
     if tensor.dtype == torch.complex32:

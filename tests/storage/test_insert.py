@@ -13,9 +13,10 @@ from tensordb import (
     DatasetNotFoundError,
     InvalidInputError,
     TensorStorage,
+    VerifyReport,
 )
 
-from .tensors import DTYPES, same, sample
+from .tensors import DTYPES, hardly_compressible, same, sample
 
 SHAPES = [(), (0,), (1,), (3, 0, 2), (7,), (5, 4, 3)]
 
@@ -244,3 +245,23 @@ def test_inserting_from_many_threads_loses_nothing(data: TensorStorage) -> None:
     found = data.query("data")
     assert sorted(record.metadata["n"] for record in found) == [s + i for s in (0, 100, 200) for i in range(20)]
     assert all(record.tensor.item() == record.metadata["n"] for record in found)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "sevens", "one in the middle", "bools"])
+def test_a_large_tensor_whose_payload_is_small_comes_back_bit_for_bit(data: TensorStorage, kind: str) -> None:
+    tensor = torch.zeros(1_500_000) if kind != "bools" else torch.zeros(6_000_000, dtype=torch.bool)
+    if kind == "sevens":
+        tensor.fill_(7)
+    elif kind == "one in the middle":
+        tensor[700_000] = 1
+    for _ in range(3):  # an equal tensor finds what the one before it left
+        assert same(data.get_tensor_by_id("data", data.insert("data", tensor)).tensor, tensor)
+        assert data.verify().damaged == ()
+
+
+def test_a_large_tensor_that_hardly_shrinks_is_stored_once_however_it_is_inserted(data: TensorStorage) -> None:
+    tensor = hardly_compressible(1_200_000)
+    ids = [data.insert("data", tensor), data.insert("data", tensor), *data.insert_many("data", [tensor])]
+    assert all(same(data.get_tensor_by_id("data", each).tensor, tensor) for each in ids)
+    assert data.get_tensor_by_id("data", ids[0]).encoding.compression == "none"
+    assert data.verify() == VerifyReport(3, 1, ())

@@ -70,7 +70,8 @@ class Pcodec(Codec):
             raise InvalidInputError(
                 f"{memoryview(data).nbytes} bytes are no whole {self.number}s; choose another number"
             )
-        numbers = np.frombuffer(data, self.number)
+        # pcodec refuses numbers that are not aligned, such as those of a tensor over any part of a file.
+        numbers = np.require(np.frombuffer(data, self.number), requirements="A")
         file = wrapped.FileCompressor()
         parts = [len(numbers).to_bytes(_COUNT, "little"), file.write_header()]
         for begin in range(0, len(numbers), _MOST):

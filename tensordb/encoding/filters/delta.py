@@ -17,8 +17,8 @@ from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.words import WORDS, word_bytes
 from tensordb.encoding.filters.zero_bitmap import (
     Words,
-    check_end,
     kept_of,
+    own_bitmap,
     planes_of,
     present_in,
     sparse_loops,
@@ -89,12 +89,12 @@ class Delta(Filter):
         if groups[0][0] == _ALONE:
             words[:] = kept
             return
-        check_end(groups[1], len(words))
+        bitmap = own_bitmap(groups[1], len(words), len(kept))
         loops = sparse_loops(words)
         if loops is not None:
-            loops.apply[self.width](groups[1], kept, words)
+            loops.apply[self.width](bitmap, kept, words)
         else:
-            changed = present_in(groups[1], len(words))
+            changed = present_in(bitmap, len(words))
             words[changed] = _applied(kept, words[changed])
 
     def pack(self) -> bytes:

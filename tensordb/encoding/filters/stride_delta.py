@@ -18,6 +18,8 @@ from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.words import word_bytes
 from tensordb.errors import FormatError
 
+MAX_STRIDE = (1 << 32) - 1
+"""What a payload has room for; no chunk is so long."""
 _MOST = 2
 _FEW = 64
 """From so many on a stride is added at once; below it each of its columns is summed up by itself."""

@@ -67,13 +67,13 @@ class ZeroBitmap(Filter):
         """Put the words in their places and zeros between them."""
         words = out.view(WORDS[self.width])
         kept = words_of(groups[1:], self.sizes)
-        check_end(groups[0], len(words))
+        bitmap = own_bitmap(groups[0], len(words), len(kept))
         loops = sparse_loops(words)
         if loops is not None:
-            loops.spread[self.width](groups[0], kept, words)
+            loops.spread[self.width](bitmap, kept, words)
             return
         words[:] = 0
-        words[present_in(groups[0], len(words))] = kept
+        words[present_in(bitmap, len(words))] = kept
 
     def pack(self) -> bytes:
         """Return a byte for each group of planes."""
@@ -122,10 +122,20 @@ def sparse_loops(words: Words) -> Any:
     return kernels.sparse(words.nbytes) if words.flags.aligned else None
 
 
-def check_end(bitmap: Bytes, words: int) -> None:
-    """Raise IntegrityError if the bits after the last word are not zero."""
-    if words % 8 and bitmap[-1] >> (words % 8):
+def own_bitmap(bitmap: Bytes, words: int, kept: int) -> Bytes:
+    """Return a copy of a bitmap of so many words, once it has a one for each that was kept.
+
+    A copy, because a mapped file that is written to meanwhile must not lead compiled loops out of what was kept.
+
+    Raises:
+        IntegrityError: if it has more or fewer ones, or bits after the last word.
+    """
+    own = bitmap.copy()
+    if words % 8 and own[-1] >> (words % 8):
         raise IntegrityError("a bitmap has bits after its last word; the payload is forged")
+    if int(np.bitwise_count(own).sum()) != kept:
+        raise IntegrityError(f"a bitmap does not have {kept} ones any more; restore the payload from a copy")
+    return own
 
 
 def present_in(bitmap: Bytes, words: int) -> NDArray[np.bool_]:

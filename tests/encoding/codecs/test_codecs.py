@@ -39,6 +39,13 @@ def test_bytes_come_back(codec: Codec, data: bytes) -> None:
     assert codec.decompress(memoryview(codec.compress(memoryview(data))), len(data)) == data
 
 
+@pytest.mark.parametrize("number", ["float64", "int32", "float16", "uint8"])
+def test_pcodec_takes_numbers_from_any_address(number: str) -> None:
+    data = INPUTS["noise"][:4800]
+    codec = codec_named("pcodec", number=number)
+    assert codec.decompress(codec.compress(memoryview(b"x" + data)[1:]), len(data)) == data
+
+
 @pytest.mark.parametrize("codec", CODECS, ids=repr)
 def test_a_wrong_size_is_an_integrity_error(codec: Codec) -> None:
     data = INPUTS["text"]

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tensordb.encoding import kernels
 from tensordb.encoding.filters import (
     BitPack,
     Constant,
+    Delta,
     Filter,
     Narrow,
     NoFilter,
@@ -160,3 +162,24 @@ def test_forged_groups_are_refused() -> None:
 def test_parameters_that_no_filter_has_are_refused(number: int, packed: bytes, dtype: str) -> None:
     with pytest.raises(FormatError):
         filter_with_id(number, packed, dtype)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", ["zero_bitmap", "delta"])
+def test_a_bitmap_that_changed_after_its_words_were_counted_is_refused(
+    kind: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiled:
+        assert kernels.load()
+    else:
+        monkeypatch.setattr(kernels, "sparse", lambda nbytes: None)
+    words = np.zeros(1000, np.uint32)
+    words[::7] = 5
+    filter_ = ZeroBitmap((1, 1, 1, 1)) if kind == "zero_bitmap" else Delta(bytes(32), (1, 1, 1, 1))
+    data = words.view(np.uint8)
+    groups = filter_.split(data, 1) if isinstance(filter_, ZeroBitmap) else filter_.split_against(data, data * 0)
+    filter_.merge(groups, 1, out := np.zeros_like(data))
+    assert out.tobytes() == data.tobytes()
+    groups[-5][:] = 255
+    with pytest.raises(IntegrityError, match="ones any more"):
+        filter_.merge(groups, 1, out)
