@@ -18,7 +18,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredError:
-    """What a quantizer lost, measured at encoding over the finite values of the tensor.
+    """What a quantizer lost, measured over the values that have codes; exceptions are exact, and not counted.
 
     Attributes:
         relative_l2: L2 norm of the difference over the L2 norm of the original; 0.0 when lossless.

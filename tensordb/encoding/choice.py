@@ -75,7 +75,8 @@ def _best(codes: Codes, chunk_bytes: int) -> list[Plan]:
         shares = shares_of(plans, pieces(codes, chunk_bytes, total, size), chunk_bytes)
         order = sorted(range(len(plans)), key=shares.__getitem__)[:_FINALISTS]
         plans = [plans[index] for index in order if shares[index] <= min(shares) * near]
-    return [_raw(codes), *plans]
+    # What auto would take is one of them, so that nothing is ever larger than with it.
+    return [_raw(codes), _auto(codes, chunk_bytes), *plans]
 
 
 def _asked_for(config: CompressionConfig, codes: Codes) -> Plan:

@@ -89,7 +89,7 @@ class Prepared:
 
     @property
     def most(self) -> int:
-        """Bytes that the payload can have."""
+        """Bytes that the payload will have at most, or hardly more: for finding a segment with room."""
         return (
             self.codes.nbytes
             + self.codes.nbytes // 64

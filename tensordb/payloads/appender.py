@@ -78,11 +78,13 @@ class Appender:
             raise store_error(f"writing up to {most} bytes to a segment in", self._folder, error) from error
         finally:
             self._return(writer, whole=place is not None or writer.rewind())
+        if self._closed:
+            raise ConflictError("the segment store was closed while a payload was written: open the database again")
         return place
 
     def _return(self, writer: SegmentWriter, *, whole: bool) -> None:
         """Take a segment back that one thread had for itself."""
-        with self._lock:
+        with self._sync_lock, self._lock:
             self._growing.remove(writer)
             if self._closed:
                 writer.close()

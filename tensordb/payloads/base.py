@@ -71,7 +71,7 @@ class PayloadStore(Protocol):
 
         Args:
             lead: How many first bytes those are.
-            most: Bytes that the payload may have.
+            most: Bytes that the payload will have at most, or hardly more.
             produce: Is called with ``write(buffers)``, which appends to the payload and which threads may call one
                 after the other. Returns the first bytes, or None to give the payload up.
 

@@ -9,6 +9,7 @@ True
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
@@ -35,7 +36,7 @@ def _codec_class(name: str) -> type[Codec]:
     return found
 
 
-def codec_named(name: str, **parameters: Any) -> Codec:
+def codec_named(name: str, /, **parameters: Any) -> Codec:
     """Return the codec called `name` with its parameters, such as ``level``.
 
     Raises:
@@ -45,7 +46,7 @@ def codec_named(name: str, **parameters: Any) -> Codec:
     if name not in _CODECS:
         raise UnknownPresetError(f"unknown codec {name!r}; use one of: {', '.join(CODEC_NAMES)}")
     codec = _codec_class(name)
-    known = getattr(codec, "__dataclass_fields__", {})
+    known: list[str] = [each.name for each in fields(codec)] if is_dataclass(codec) else []
     if unknown := [key for key in parameters if key not in known]:
         raise InvalidInputError(f"codec {name} has no parameter {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
     return codec(**parameters)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from tensordb.encoding.quantizers.base import Quantizer
@@ -63,7 +64,7 @@ _QUANTIZERS: dict[str, type[Quantizer]] = {
 QUANTIZER_NAMES = ("none", *_QUANTIZERS)
 
 
-def quantizer_named(name: str, **parameters: Any) -> Quantizer:
+def quantizer_named(name: str, /, **parameters: Any) -> Quantizer:
     """Return the quantizer called `name` with its parameters.
 
     Args:
@@ -78,7 +79,7 @@ def quantizer_named(name: str, **parameters: Any) -> Quantizer:
     if name not in _QUANTIZERS:
         raise UnknownPresetError(f"unknown quantizer {name!r}; use one of: {', '.join(_QUANTIZERS)}")
     kind = _QUANTIZERS[name]
-    known = list(getattr(kind, "__dataclass_fields__", ()))
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # each of them is a dataclass
     if "granularity" in known:
         parameters = _with_granularity(parameters)
     if unknown := [key for key in parameters if key not in known]:

@@ -17,6 +17,7 @@ from tensordb.encoding import kernels
 from tensordb.encoding.quantizers.exceptions import WORDS, Exceptions, most_exceptions, position_dtype
 from tensordb.encoding.quantizers.floats import Floats, from_working, to_working
 from tensordb.encoding.quantizers.mapping import CodeMap, NotQuantizableError
+from tensordb.encoding.quantizers.outliers import outliers
 from tensordb.encoding.quantizers.sharing import ParameterMap, Stretch
 from tensordb.encoding.workers import for_each
 from tensordb.model import MeasuredError, TensorSpec
@@ -68,6 +69,10 @@ class Quantization:
         self._casts = quantizer.largest == math.inf
         with np.errstate(all="ignore"):  # a signalling NaN warns where it is merely converted
             self._values = to_working(self._bytes, spec.dtype)
+            self._aside = None if self._casts else outliers(self._values, self._where, quantizer.largest)
+            if self._aside is not None:
+                self._values = self._values.copy()
+                self._values[self._aside] = 0
             self._fitted = quantizer.fit(self._values, self._where, spec.dtype)
         self._width = dtype_from_name(quantizer.codes_dtype).itemsize
         self._units = _units(self._values, self._where)
@@ -133,7 +138,7 @@ class Quantization:
             difference = np.where(bad, difference.dtype.type(0), difference)
         if outside is not None:
             difference = np.where(outside, difference.dtype.type(0), difference)
-            values = np.where(np.isfinite(values), values, values.dtype.type(0))
+            values = np.where(outside, values.dtype.type(0), values)
         self._largest[index] = float(max(difference.max(), -difference.min()))
         shape = self._near(*self._ranges[index]).shape
         difference, values = difference.reshape(shape), values.reshape(shape)
@@ -157,6 +162,8 @@ class Quantization:
 
     def _exceptions(self) -> Exceptions | None:
         positions = np.concatenate(self._positions)
+        if self._aside is not None:
+            positions = np.union1d(positions, self._aside)
         if not len(positions):
             return None
         total, most = self._values.size, most_exceptions(self._values.size)
