@@ -99,7 +99,8 @@ class Prepared:
 
     def encode(self) -> EncodedTensor:
         """Return the smallest payload that a plan gives."""
-        results = [assemble(self.stored, self.codes, plan, self.chunk) for plan in self.plans]
+        # One after the other, so that no more than the smallest and the next are in memory.
+        results = (assemble(self.stored, self.codes, plan, self.chunk) for plan in self.plans)
         return self._encoded(min(results, key=lambda result: result.frames.nbytes))
 
     def encode_growing(self, write: Write) -> EncodedTensor | None:

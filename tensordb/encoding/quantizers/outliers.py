@@ -14,6 +14,8 @@ from tensordb.encoding.quantizers.sharing import ParameterMap
 
 _FAR = 32.0
 """Times the RMS of the other values. No value of a normal distribution comes near it, and few of a heavy-tailed one."""
+_ENOUGH = 7
+"""Others that it takes to tell what is usual; the last group of a tensor may have fewer."""
 _PASSES = 4
 
 
@@ -30,11 +32,12 @@ def outliers(values: Floats, where: ParameterMap, largest: float) -> NDArray[np.
         sizes[~(sizes <= largest)] = 0
     found: list[NDArray[np.intp]] = []
     counts = np.maximum(_counts(where) - 1, 1)
+    enough = counts >= _ENOUGH
     for _ in range(_PASSES):
         top = where.reduce(sizes, np.maximum).astype(np.float64)
         with np.errstate(all="ignore"):
             others = np.sqrt(np.maximum(_square_sums(sizes, top, where) - 1, 0) / counts) * top
-        suspicious = top > _FAR * others
+        suspicious = enough & (top > _FAR * others)
         if not suspicious.any():
             break
         # The largest of all can be too large for that difference to be exact: now the others by themselves.

@@ -63,6 +63,14 @@ def test_many_large_values_are_no_outliers() -> None:
     assert (reader.decode() - tensor).abs().max() <= (tensor.max() - tensor.min()) / 500
 
 
+def test_a_last_group_of_few_values_has_no_outliers() -> None:
+    tensor = normal(torch.float32, (300 * 128 + 1,))
+    tensor[-1] = 5
+    payload = stored(tensor, CompressionConfig("auto", "int8", quantization_kwargs={"granularity": 128}))
+    assert payload._chunks.descriptor.exceptions == 0
+    assert payload.decode()[-1] == pytest.approx(5, abs=0.02)
+
+
 def test_zeros_with_a_single_value_come_back() -> None:
     tensor = torch.zeros(40, 64)
     tensor.view(-1)[5] = 1e-30
