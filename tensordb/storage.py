@@ -14,8 +14,9 @@ import torch
 from tensordb.datasets import changes, lookup, queries, statistics
 from tensordb.datasets.insertion import Inserter
 from tensordb.datasets.lookup import Params, Where
-from tensordb.datasets.record import Page, Record, html_table
+from tensordb.datasets.record import Page, Record
 from tensordb.datasets.statistics import CompressionStats
+from tensordb.display import html_table
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Database
 from tensordb.errors import InvalidInputError, NotFoundError, StoreError

@@ -17,6 +17,9 @@ _DIGITS = 13
 _LENGTH = 2 + _DIGITS
 _HEX = frozenset("0123456789abcdef")
 
+CHECKPOINT_NONCE = 0xCC
+"""In place of a dataset's nonce in the ids of checkpoints."""
+
 
 def first_sequence(last: int | None) -> int:
     """Return the next free sequence number after `last`, the dataset's largest one."""

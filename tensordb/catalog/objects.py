@@ -1,4 +1,6 @@
-"""SQL for the table of objects: where each payload is, how many records name it, and what was applied to it.
+"""SQL for the table of objects: where each payload is, how much names it, and what was applied to it.
+
+A reference is a record, a tensor of a checkpoint, or another object that is stored as a difference from this one.
 
 What only a record's row holds inline has no row here.
 """
@@ -10,6 +12,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from tensordb.catalog import deltas
 from tensordb.catalog.rows import run, scalar
 
 OBJECT_ID_NBYTES = 16
@@ -112,13 +115,15 @@ def add_references(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) 
 
 
 def release(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) -> None:
-    """Take references away, and delete the objects that no record names any more."""
-    if not counts:
-        return
-    add_references(con, {object_id: -count for object_id, count in counts.items()})
-    con.execute(
-        "DELETE FROM tensordb.objects WHERE refs <= 0 AND object_id IN (SELECT unnest(?::BLOB[]))", [list(counts)]
-    )
+    """Take references away, and delete the objects that nothing names any more, with the bases only they needed."""
+    while counts:
+        add_references(con, {object_id: -count for object_id, count in counts.items()})
+        gone = con.execute(
+            "DELETE FROM tensordb.objects WHERE refs <= 0 AND object_id IN (SELECT unnest(?::BLOB[])) "
+            "RETURNING object_id",
+            [list(counts)],
+        ).fetchall()
+        counts = deltas.remove(con, [object_id for (object_id,) in gone]) if gone else {}
 
 
 def in_segment(con: duckdb.DuckDBPyConnection, segment: int) -> list[ObjectRow]:

@@ -1,7 +1,7 @@
 """Layout of the catalog: the tables, the steps that made them, and the format version that guards them.
 
 Everything of tensordb's own lives in the schema ``tensordb``; ``main`` holds one view a dataset and nothing else, so
-that any DuckDB client that opens the file sees the datasets by their names.
+that any DuckDB client that opens the file sees the datasets by their names. ``history`` holds the views of checkpoints.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import duckdb
 
+from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id_sql
 from tensordb.catalog.rows import first, scalar
 from tensordb.errors import FormatError
 
@@ -50,6 +51,58 @@ def core_tables(con: duckdb.DuckDBPyConnection) -> None:
             object_id BLOB PRIMARY KEY, content_id BLOB USING COMPRESSION uncompressed, refs BIGINT,
             raw_nbytes BIGINT, stored_nbytes BIGINT, compression VARCHAR, quantization VARCHAR,
             relative_l2 DOUBLE, max_abs DOUBLE, segment BIGINT, position BIGINT)""")
+
+
+@step
+def checkpoint_tables(con: duckdb.DuckDBPyConnection) -> None:
+    """Create the tables of checkpoints, and those of objects that are stored as differences from others."""
+    con.execute("""
+        CREATE TABLE tensordb.deltas (
+            object_id BLOB PRIMARY KEY, base_id BLOB USING COMPRESSION uncompressed, length INTEGER,
+            chain_nbytes BIGINT)""")
+    con.execute("CREATE TABLE tensordb.runs (run_id INTEGER PRIMARY KEY, name VARCHAR UNIQUE, created_at TIMESTAMP)")
+    con.execute("""
+        CREATE TABLE tensordb.checkpoints (
+            number BIGINT PRIMARY KEY, run_id INTEGER, step BIGINT, epoch DOUBLE, created_at TIMESTAMP, parent BIGINT,
+            metrics MAP(VARCHAR, DOUBLE), metadata JSON, facts BLOB USING COMPRESSION uncompressed,
+            document BLOB USING COMPRESSION uncompressed, document_id BLOB USING COMPRESSION uncompressed,
+            tensors INTEGER, nbytes BIGINT, stored_nbytes BIGINT, added_nbytes BIGINT)""")
+    con.execute("""
+        CREATE TABLE tensordb.checkpoint_tensors (
+            number BIGINT, position INTEGER, name VARCHAR, object_id BLOB USING COMPRESSION uncompressed,
+            spec_id INTEGER, norm DOUBLE)""")
+    con.execute(
+        "CREATE TABLE tensordb.tags (run_id INTEGER, name VARCHAR, number BIGINT, created_at TIMESTAMP, "
+        "PRIMARY KEY (run_id, name))"
+    )
+    history_views(con)
+
+
+def history_views(con: duckdb.DuckDBPyConnection) -> None:
+    """Create the views that users ask in SQL: ``history.runs``, ``history.checkpoints`` and ``history.tensors``."""
+    con.execute("CREATE SCHEMA history")
+    identity = f"{generated_id_sql('c.number', CHECKPOINT_NONCE)} AS checkpoint_id"
+    con.execute(f"""
+        CREATE VIEW history.checkpoints AS
+        SELECT {identity}, r.name AS run, c.step, c.epoch, c.created_at,
+            CASE WHEN c.parent IS NOT NULL THEN {generated_id_sql("c.parent", CHECKPOINT_NONCE)} END AS parent_id,
+            coalesce((SELECT list(t.name ORDER BY t.name) FROM tensordb.tags t WHERE t.number = c.number), []) AS tags,
+            c.metrics, c.metadata, c.tensors, c.nbytes, c.stored_nbytes, c.added_nbytes
+        FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)""")
+    con.execute("""
+        CREATE VIEW history.runs AS
+        SELECT r.name AS run, r.created_at, count(c.number) AS checkpoints, arg_max(c.step, c.number) AS latest_step,
+            coalesce(sum(c.nbytes), 0)::BIGINT AS nbytes, coalesce(sum(c.added_nbytes), 0)::BIGINT AS added_nbytes
+        FROM tensordb.runs r LEFT JOIN tensordb.checkpoints c USING (run_id) GROUP BY ALL""")
+    con.execute(f"""
+        CREATE VIEW history.tensors AS
+        SELECT {identity}, r.name AS run, c.step, split_part(t.name, '.', 1) AS role, t.name, s.dtype, s.shape,
+            s.nbytes, o.stored_nbytes, o.compression, o.quantization, o.relative_l2, o.max_abs, t.norm,
+            coalesce(d.length, 0) AS deltas, lower(hex(o.content_id)) AS content_id
+        FROM tensordb.checkpoint_tensors t
+            JOIN tensordb.checkpoints c USING (number) JOIN tensordb.runs r USING (run_id)
+            JOIN tensordb.specs s USING (spec_id) JOIN tensordb.objects o USING (object_id)
+            LEFT JOIN tensordb.deltas d USING (object_id)""")
 
 
 def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, overload
 
 import torch
 
+from tensordb.display import html_table
 from tensordb.model import Encoding
 
 
@@ -135,14 +135,6 @@ def summarize(encoding: Encoding) -> str:
 def shorten(text: str, limit: int = 120) -> str:
     """Return the text, cut to `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str | None = None) -> str:
-    """Return an HTML table with every cell escaped."""
-    top = "".join(f"<th>{html.escape(each)}</th>" for each in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _range_of(tensor: torch.Tensor) -> str:

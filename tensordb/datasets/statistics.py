@@ -13,7 +13,7 @@ from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.inline import InlineRow
 from tensordb.catalog.objects import Total
 from tensordb.catalog.records import Selection
-from tensordb.datasets.record import html_table
+from tensordb.display import html_table
 from tensordb.encoding.reading import PayloadReader
 from tensordb.engine import Database
 from tensordb.errors import FormatError, IntegrityError

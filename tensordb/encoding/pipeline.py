@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tensordb.encoding.assembly import Assembled, Write, assemble, chunk_of, describe, lead_of, stage_record
 from tensordb.encoding.choice import plans_for
+from tensordb.encoding.filters import Delta
 from tensordb.encoding.filters.words import word_bytes
 from tensordb.encoding.format import MAX_ELEMENTS, MAX_RANK, Descriptor, is_storable
 from tensordb.encoding.identity import content_id, object_id
@@ -47,6 +48,7 @@ class EncodedTensor:
         encoding: What was applied, with the measured error.
         content_id: 32 bytes that equal tensors share however they are compressed: BLAKE3 over the quantized tensor.
         object_id: 16 bytes that identify the content under this scheme.
+        base_id: Content id of the base that it is stored as a difference from, None if it is stored by itself.
     """
 
     spec: TensorSpec
@@ -55,6 +57,7 @@ class EncodedTensor:
     encoding: Encoding
     content_id: bytes
     object_id: bytes
+    base_id: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +120,8 @@ class Prepared:
         frames, content = result.frames, self.content_id()
         encoding = describe(result.descriptor, self.stored.quantizer, result.plan, frames.nbytes)
         identity = object_id(content, result.packed)
-        return EncodedTensor(self.stored.spec, tuple(frames.buffers), frames.nbytes, encoding, content, identity)
+        base = result.plan.filter.base if isinstance(result.plan.filter, Delta) else None
+        return EncodedTensor(self.stored.spec, tuple(frames.buffers), frames.nbytes, encoding, content, identity, base)
 
 
 def encode(

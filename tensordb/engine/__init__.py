@@ -2,6 +2,16 @@
 
 from tensordb.engine.database import Database
 from tensordb.engine.reader import Located, ObjectReader
-from tensordb.engine.writer import ObjectWriter, Stored
+from tensordb.engine.sources import ObjectSource, ObjectSources
+from tensordb.engine.writer import BaseGoneError, ObjectWriter, Stored
 
-__all__ = ["Database", "Located", "ObjectReader", "ObjectWriter", "Stored"]
+__all__ = [
+    "BaseGoneError",
+    "Database",
+    "Located",
+    "ObjectReader",
+    "ObjectSource",
+    "ObjectSources",
+    "ObjectWriter",
+    "Stored",
+]

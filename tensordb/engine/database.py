@@ -9,6 +9,7 @@ from tensordb.catalog.failures import translated
 from tensordb.catalog.lease import CatalogLease
 from tensordb.catalog.session import Catalog
 from tensordb.engine.reader import ObjectReader
+from tensordb.engine.sources import ObjectSources
 from tensordb.engine.writer import ObjectWriter
 from tensordb.payloads import MemorySegments, PayloadStore, SegmentStore
 
@@ -22,6 +23,7 @@ class Database:
         catalog: Blocks that read and write the catalog.
         payloads: Where payloads outside the catalog are.
         reader: From catalog rows to tensors.
+        sources: From object ids to tensors.
         writer: From tensors to catalog rows.
     """
 
@@ -39,6 +41,7 @@ class Database:
             lease, read_only=read_only, writing=self.payloads.writing, before_commit=self.payloads.flush
         )
         self.reader = ObjectReader(self.catalog, self.payloads)
+        self.sources = ObjectSources(self.payloads)
         self.writer = ObjectWriter(self.catalog, self.payloads)
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +20,9 @@ from tensordb.catalog import objects
 from tensordb.catalog.objects import ObjectRow
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.session import Catalog
-from tensordb.encoding.format import MAGIC
 from tensordb.encoding.reading import PayloadReader, decode_rows_many
 from tensordb.encoding.workers import for_each
+from tensordb.engine.sources import Source, naming, open_payload
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.forks import mend_after_fork
 from tensordb.model import Encoding
@@ -32,21 +32,6 @@ _REMEMBERED = 4096
 """Readers kept; one of an inline payload holds it, at most 8 KiB."""
 _PARALLEL_NBYTES = 4 << 20
 """Below this, handing work to threads costs more than they win."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An object ready to be decoded.
-
-    Attributes:
-        reader: Its payload.
-        location: Its place, None when it is inline.
-        encoding: What was applied, for one record: a page's bytes are divided among its rows.
-    """
-
-    reader: PayloadReader
-    location: Location | None
-    encoding: Encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +204,7 @@ class ObjectReader:
         else:
             location = Location(found.segment, found.position, found.stored_nbytes)
             payload = self._payloads.read(location)
-        reader = _opened(payload)
+        reader = open_payload(payload)
         return Source(reader, location, _per_record(reader, row.page_row))
 
     def _remember(self, sources: dict[bytes, Source]) -> None:
@@ -227,15 +212,6 @@ class ObjectReader:
             self._remembered.update(sources)
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
-
-
-def _opened(payload: memoryview | bytes) -> PayloadReader:
-    try:
-        return PayloadReader(payload)
-    except FormatError as error:
-        if bytes(payload[: len(MAGIC)]) != MAGIC:  # the catalog names it as a payload: it was one
-            raise IntegrityError(str(error)) from error
-        raise
 
 
 def _decode_one(reader: PayloadReader, page_row: int | None, index: Any, out: torch.Tensor | None) -> torch.Tensor:
@@ -274,13 +250,5 @@ def _per_record(reader: PayloadReader, page_row: int | None) -> Encoding:
     )
 
 
-@contextmanager
-def _naming(dataset: str, row: RecordRow, location: Location | None) -> Iterator[None]:
-    """Add record, object and place to what is found damaged inside."""
-    try:
-        yield
-    except (IntegrityError, FormatError) as error:
-        place = f"segment {location.segment:016x} at byte {location.offset}" if location else "the catalog"
-        raise type(error)(
-            f"record {row.record_id!r} of dataset {dataset!r} (object {row.object_id.hex()} in {place}): {error}"
-        ) from error
+def _naming(dataset: str, row: RecordRow, location: Location | None) -> AbstractContextManager[None]:
+    return naming(f"record {row.record_id!r} of dataset {dataset!r}", row.object_id, location)

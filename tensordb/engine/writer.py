@@ -6,17 +6,20 @@ appended and never named is an orphan, which `gc` reclaims.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
 
-from tensordb.catalog import objects
+from tensordb.catalog import deltas, objects
+from tensordb.catalog.deltas import NewDelta, StoredContent
 from tensordb.catalog.inline import MAX_NBYTES
 from tensordb.catalog.objects import NewObject
 from tensordb.catalog.session import Catalog
 from tensordb.encoding.pipeline import EncodedTensor, Prepared
+from tensordb.errors import ConflictError
 from tensordb.model import Encoding
 from tensordb.payloads import Location, PayloadStore
 
@@ -27,6 +30,12 @@ class Stored:
 
     encoded: EncodedTensor
     location: Location | None
+    base: StoredContent | None = None
+    """What it is stored as a difference from."""
+
+
+class BaseGoneError(ConflictError):
+    """What tensors were stored as differences from is no longer there; they have to be stored anew."""
 
 
 class ObjectWriter:
@@ -51,6 +60,18 @@ class ObjectWriter:
         with self._catalog.read() as con:
             return objects.few(con)
 
+    def put_whole(self, prepared: Prepared, base: StoredContent | None = None) -> Stored:
+        """Encode and write a tensor that no record's row is for.
+
+        Args:
+            prepared: The tensor, prepared with the `base` if there is one.
+            base: The object of that base.
+        """
+        stored = self._put_growing(prepared, any_size=True) if prepared.lead is not None else None
+        if stored is None:
+            stored = self.append(prepared.encode())
+        return stored if stored.encoded.base_id is None else replace(stored, base=base)
+
     def put(self, prepared: Prepared) -> Stored:
         """Encode and write a tensor, a large one at once; one that is small, or known to be stored, is not written."""
         grown = self._put_growing(prepared) if prepared.lead is not None else None
@@ -59,13 +80,13 @@ class ObjectWriter:
         encoded = prepared.encode()
         return self.append(encoded, known=self._stays_whole(encoded))
 
-    def _put_growing(self, prepared: Prepared) -> Stored | None:
+    def _put_growing(self, prepared: Prepared, *, any_size: bool = False) -> Stored | None:
         """Write a tensor while it is encoded; None where the payload is wanted whole after all."""
         made: list[EncodedTensor] = []
 
         def produce(write: Callable[[Sequence[Any]], None]) -> bytes | None:
             encoded = prepared.encode_growing(write)
-            if encoded is None or self._stays_whole(encoded):
+            if encoded is None or (not any_size and self._stays_whole(encoded)):
                 return None
             made.append(encoded)
             header: bytes = encoded.buffers[0]
@@ -106,7 +127,28 @@ class ObjectWriter:
         present = set() if guess else objects.existing(con, list(unique))
         if present:
             objects.add_references(con, {key: refs[key] for key in present})
-        objects.add(con, [self._row(each, refs[key]) for key, each in unique.items() if key not in present])
+        new = {key: each for key, each in unique.items() if key not in present}
+        objects.add(con, [self._row(each, refs[key]) for key, each in new.items()])
+        self._name_bases(con, [each for each in new.values() if each.base is not None])
+
+    def _name_bases(self, con: duckdb.DuckDBPyConnection, stored: Sequence[Stored]) -> None:
+        if not stored:
+            return
+        bases = [each.base for each in stored if each.base is not None]
+        counts = Counter(base.object_id for base in bases)
+        gone = counts.keys() - objects.existing(con, list(counts))
+        if gone:
+            raise BaseGoneError(f"{len(gone)} bases were deleted by others while differences from them were stored")
+        objects.add_references(con, counts)
+        deltas.add(
+            con,
+            [
+                NewDelta(
+                    each.encoded.object_id, base.object_id, base.length + 1, base.chain_nbytes + each.encoded.nbytes
+                )
+                for each, base in zip(stored, bases, strict=True)
+            ],
+        )
 
     def _row(self, stored: Stored, refs: int) -> NewObject:
         encoded = stored.encoded

@@ -1,0 +1,269 @@
+"""SQL for the tables of runs, checkpoints, their tensors, and tags.
+
+Invariants: a checkpoint's row and those of its tensors come and go in one transaction, with the references to the
+objects that they name. Checkpoint numbers grow with time.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import duckdb
+
+from tensordb.catalog.ids import first_sequence
+from tensordb.catalog.rows import first, scalar
+
+
+class RunRow(NamedTuple):
+    """A run: a name for checkpoints that follow each other."""
+
+    run_id: int
+    name: str
+
+
+class CheckpointRow(NamedTuple):
+    """One checkpoint as the catalog knows it.
+
+    Attributes:
+        number: Microsecond of its making, which orders checkpoints.
+        created_at: UTC without zone.
+        parent: Number of the checkpoint before it, which may be deleted by now.
+        facts: Packed metrics and metadata, as they were given.
+        tags: Names of its tags, sorted.
+        tensors: How many tensors it has.
+        nbytes: Their raw bytes, each once.
+        stored_nbytes: Bytes of the objects that it names.
+        added_nbytes: Bytes of those that were new with it.
+    """
+
+    number: int
+    run: str
+    step: int | None
+    epoch: float | None
+    created_at: dt.datetime
+    parent: int | None
+    facts: bytes
+    tags: list[str]
+    tensors: int
+    nbytes: int
+    stored_nbytes: int
+    added_nbytes: int
+
+
+class NewCheckpoint(NamedTuple):
+    """A checkpoint about to be inserted; the fields after `run_id` are as in the table."""
+
+    run_id: int
+    step: int | None
+    epoch: float | None
+    parent: int | None
+    metrics: Mapping[str, float]
+    metadata: str
+    facts: bytes
+    document: bytes | None
+    document_id: bytes | None
+    tensors: int
+    nbytes: int
+    stored_nbytes: int
+    added_nbytes: int
+
+
+class TensorRow(NamedTuple):
+    """A tensor of a checkpoint."""
+
+    position: int
+    name: str
+    object_id: bytes
+    spec_id: int
+    norm: float | None
+
+
+class NamedObject(NamedTuple):
+    """What a tensor of a checkpoint is stored as; `length` and `chain_nbytes` as in `catalog.deltas`."""
+
+    name: str
+    object_id: bytes
+    content_id: bytes
+    stored_nbytes: int
+    length: int
+    chain_nbytes: int
+
+
+_ROW = """
+    SELECT c.number, r.name, c.step, c.epoch, c.created_at, c.parent, c.facts,
+        coalesce((SELECT list(t.name ORDER BY t.name) FROM tensordb.tags t WHERE t.number = c.number), []),
+        c.tensors, c.nbytes, c.stored_nbytes, c.added_nbytes
+    FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)"""
+
+
+def run_named(con: duckdb.DuckDBPyConnection, name: str) -> RunRow | None:
+    """Return the run of this name."""
+    row = first(con.execute("SELECT run_id, name FROM tensordb.runs WHERE name = ?", [name]))
+    return RunRow(*row) if row else None
+
+
+def runs(con: duckdb.DuckDBPyConnection) -> list[RunRow]:
+    """Return every run, oldest first."""
+    return [RunRow(*row) for row in con.execute("SELECT run_id, name FROM tensordb.runs ORDER BY run_id").fetchall()]
+
+
+def add_run(con: duckdb.DuckDBPyConnection, name: str) -> RunRow:
+    """Insert a run."""
+    run_id = scalar(con.execute("SELECT coalesce(max(run_id), 0) + 1 FROM tensordb.runs"))
+    con.execute("INSERT INTO tensordb.runs VALUES (?, ?, ?)", [run_id, name, _now()])
+    return RunRow(run_id, name)
+
+
+def remove_run(con: duckdb.DuckDBPyConnection, run_id: int) -> None:
+    """Delete a run that has no checkpoints."""
+    con.execute("DELETE FROM tensordb.runs WHERE run_id = ?", [run_id])
+
+
+def add(con: duckdb.DuckDBPyConnection, new: NewCheckpoint, tensors: Sequence[TensorRow]) -> int:
+    """Insert a checkpoint with its tensors and return its number; the references are the caller's to count."""
+    number = _next_number(con)
+    con.execute(
+        """
+        INSERT INTO tensordb.checkpoints
+        SELECT ?, ?, ?, ?, ?, ?, map(?::VARCHAR[], ?::DOUBLE[]), ?, ?, ?, ?, ?, ?, ?, ?""",
+        [
+            number,
+            new.run_id,
+            new.step,
+            new.epoch,
+            _now(),
+            new.parent,
+            list(new.metrics),
+            list(new.metrics.values()),
+            *new[5:],
+        ],
+    )
+    if tensors:
+        con.execute(
+            "INSERT INTO tensordb.checkpoint_tensors SELECT ?, unnest(?::INTEGER[]), unnest(?::VARCHAR[]), "
+            "unnest(?::BLOB[]), unnest(?::INTEGER[]), unnest(?::DOUBLE[])",
+            [number, *(list(column) for column in zip(*tensors, strict=True))],
+        )
+    return number
+
+
+def copy(con: duckdb.DuckDBPyConnection, number: int, run_id: int) -> int:
+    """Insert a checkpoint once more, as the child that begins another run; the references are the caller's to count."""
+    new = _next_number(con)
+    con.execute(
+        """
+        INSERT INTO tensordb.checkpoints
+        SELECT ?, ?, step, epoch, ?, number, metrics, metadata, facts, document, document_id, tensors, nbytes,
+            stored_nbytes, 0
+        FROM tensordb.checkpoints WHERE number = ?""",
+        [new, run_id, _now(), number],
+    )
+    con.execute(
+        "INSERT INTO tensordb.checkpoint_tensors SELECT ?, position, name, object_id, spec_id, norm "
+        "FROM tensordb.checkpoint_tensors WHERE number = ?",
+        [new, number],
+    )
+    return new
+
+
+def by_number(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> list[CheckpointRow]:
+    """Return the checkpoints of these numbers that exist, oldest first."""
+    rows = con.execute(f"{_ROW} WHERE c.number IN (SELECT unnest(?::BIGINT[])) ORDER BY c.number", [list(numbers)])
+    return [CheckpointRow(*row) for row in rows.fetchall()]
+
+
+def of_run(con: duckdb.DuckDBPyConnection, run_id: int | None) -> list[CheckpointRow]:
+    """Return the checkpoints of a run, or of all, oldest first."""
+    if run_id is None:
+        rows = con.execute(f"{_ROW} ORDER BY c.number")
+    else:
+        rows = con.execute(f"{_ROW} WHERE c.run_id = ? ORDER BY c.number", [run_id])
+    return [CheckpointRow(*row) for row in rows.fetchall()]
+
+
+def latest(con: duckdb.DuckDBPyConnection, run_id: int, step: int | None = None) -> int | None:
+    """Return the number of a run's newest checkpoint, or of the newest one of a step."""
+    if step is None:
+        found = con.execute("SELECT max(number) FROM tensordb.checkpoints WHERE run_id = ?", [run_id])
+    else:
+        found = con.execute(
+            "SELECT max(number) FROM tensordb.checkpoints WHERE run_id = ? AND step = ?", [run_id, step]
+        )
+    number = scalar(found)
+    return None if number is None else int(number)
+
+
+def document(con: duckdb.DuckDBPyConnection, number: int) -> tuple[bytes | None, bytes | None]:
+    """Return a checkpoint's document, or the id of the object that holds it."""
+    row = first(con.execute("SELECT document, document_id FROM tensordb.checkpoints WHERE number = ?", [number]))
+    return (row[0], row[1]) if row else (None, None)
+
+
+def tensors(con: duckdb.DuckDBPyConnection, number: int) -> list[TensorRow]:
+    """Return the tensors of a checkpoint in their order."""
+    rows = con.execute(
+        "SELECT position, name, object_id, spec_id, norm FROM tensordb.checkpoint_tensors WHERE number = ? "
+        "ORDER BY position",
+        [number],
+    )
+    return [TensorRow(*row) for row in rows.fetchall()]
+
+
+def named_objects(con: duckdb.DuckDBPyConnection, number: int) -> list[NamedObject]:
+    """Return what the tensors of a checkpoint are stored as."""
+    rows = con.execute(
+        """
+        SELECT t.name, t.object_id, o.content_id, o.stored_nbytes, coalesce(d.length, 0),
+            coalesce(d.chain_nbytes, o.stored_nbytes)
+        FROM tensordb.checkpoint_tensors t JOIN tensordb.objects o USING (object_id)
+            LEFT JOIN tensordb.deltas d USING (object_id)
+        WHERE t.number = ?""",
+        [number],
+    )
+    return [NamedObject(*row) for row in rows.fetchall()]
+
+
+def references(con: duckdb.DuckDBPyConnection, numbers: Iterable[int]) -> dict[bytes, int]:
+    """Return how often checkpoints name each object, documents included."""
+    wanted = list(numbers)
+    rows = con.execute(
+        """
+        SELECT object_id FROM tensordb.checkpoint_tensors WHERE number IN (SELECT unnest($1::BIGINT[]))
+        UNION ALL SELECT document_id FROM tensordb.checkpoints
+        WHERE number IN (SELECT unnest($1::BIGINT[])) AND document_id IS NOT NULL""",
+        [wanted],
+    )
+    return dict(Counter(object_id for (object_id,) in rows.fetchall()))
+
+
+def remove(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> None:
+    """Delete checkpoints with their tensors and tags; their objects are the caller's to release."""
+    for table in ("checkpoint_tensors", "tags", "checkpoints"):
+        con.execute(f"DELETE FROM tensordb.{table} WHERE number IN (SELECT unnest(?::BIGINT[]))", [list(numbers)])
+
+
+def tagged(con: duckdb.DuckDBPyConnection, run_id: int, tag: str) -> int | None:
+    """Return the number of the checkpoint that a tag of a run names."""
+    row = first(con.execute("SELECT number FROM tensordb.tags WHERE run_id = ? AND name = ?", [run_id, tag]))
+    return row[0] if row else None
+
+
+def set_tag(con: duckdb.DuckDBPyConnection, run_id: int, tag: str, number: int) -> None:
+    """Have a tag of a run name a checkpoint, whatever it named before."""
+    con.execute("INSERT OR REPLACE INTO tensordb.tags VALUES (?, ?, ?, ?)", [run_id, tag, number, _now()])
+
+
+def remove_tag(con: duckdb.DuckDBPyConnection, run_id: int, tag: str) -> None:
+    """Delete a tag."""
+    con.execute("DELETE FROM tensordb.tags WHERE run_id = ? AND name = ?", [run_id, tag])
+
+
+def _next_number(con: duckdb.DuckDBPyConnection) -> int:
+    return first_sequence(scalar(con.execute("SELECT max(number) FROM tensordb.checkpoints")))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)

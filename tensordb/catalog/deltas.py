@@ -1,0 +1,94 @@
+"""SQL for the table of deltas: which object each one that is stored as a difference is read with.
+
+Invariant: a delta holds one reference to its base, so that a base outlives whatever else named it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import duckdb
+
+
+class NewDelta(NamedTuple):
+    """An object stored as a difference; the fields are the table's columns in order.
+
+    Attributes:
+        base_id: Object id of the base.
+        length: Bases one behind the other.
+        chain_nbytes: Stored bytes of the object and of all of those.
+    """
+
+    object_id: bytes
+    base_id: bytes
+    length: int
+    chain_nbytes: int
+
+
+class BaseRow(NamedTuple):
+    """What an object is a difference from, and where that is."""
+
+    object_id: bytes
+    base_id: bytes
+    content_id: bytes
+    stored_nbytes: int
+    segment: int
+    position: int
+
+
+class StoredContent(NamedTuple):
+    """An object found by what it holds; `length` and `chain_nbytes` as in `NewDelta`, 0 bases for one by itself."""
+
+    content_id: bytes
+    object_id: bytes
+    stored_nbytes: int
+    length: int
+    chain_nbytes: int
+
+
+def add(con: duckdb.DuckDBPyConnection, new: Sequence[NewDelta]) -> None:
+    """Insert deltas; the references to their bases are the caller's to count."""
+    con.execute(
+        "INSERT INTO tensordb.deltas SELECT unnest(?::BLOB[]), unnest(?::BLOB[]), unnest(?::INTEGER[]), "
+        "unnest(?::BIGINT[])",
+        [list(column) for column in zip(*new, strict=True)],
+    )
+
+
+def remove(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[bytes, int]:
+    """Delete the deltas among these objects; return how many of them each base loses."""
+    gone = con.execute(
+        "DELETE FROM tensordb.deltas WHERE object_id IN (SELECT unnest(?::BLOB[])) RETURNING base_id",
+        [list(object_ids)],
+    )
+    return dict(Counter(base_id for (base_id,) in gone.fetchall()))
+
+
+def bases_of(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[bytes, BaseRow]:
+    """Return the base of each of these objects that has one, and of each of those bases, down to the last."""
+    rows = con.execute(
+        """
+        WITH RECURSIVE chain AS (
+            SELECT object_id, base_id FROM tensordb.deltas WHERE object_id IN (SELECT unnest(?::BLOB[]))
+            UNION
+            SELECT d.object_id, d.base_id FROM tensordb.deltas d JOIN chain c ON d.object_id = c.base_id)
+        SELECT c.object_id, c.base_id, o.content_id, o.stored_nbytes, o.segment, o.position
+        FROM chain c JOIN tensordb.objects o ON o.object_id = c.base_id""",
+        [list(object_ids)],
+    ).fetchall()
+    return {row[0]: BaseRow(*row) for row in rows}
+
+
+def with_content(con: duckdb.DuckDBPyConnection, content_ids: Sequence[bytes]) -> dict[bytes, StoredContent]:
+    """Return an object for each of these contents that is stored, of several the one read from the fewest bases."""
+    rows = con.execute(
+        """
+        SELECT o.content_id, o.object_id, o.stored_nbytes, coalesce(d.length, 0) AS length,
+            coalesce(d.chain_nbytes, o.stored_nbytes)
+        FROM tensordb.objects o LEFT JOIN tensordb.deltas d USING (object_id)
+        WHERE o.content_id IN (SELECT unnest(?::BLOB[])) ORDER BY length DESC, o.stored_nbytes DESC""",
+        [list(content_ids)],
+    ).fetchall()
+    return {row[0]: StoredContent(*row) for row in rows}
