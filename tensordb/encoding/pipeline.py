@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,15 +74,35 @@ class Base:
     reader: PayloadReader
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Prepared:
-    """A tensor that is quantized, with the ways to write it."""
+    """A tensor that is quantized. The ways to write it are looked for when they are needed, and not to learn its ids.
+
+    Attributes:
+        stored: What is to be stored.
+        codes: Its codes as bytes.
+        chunk: Elements of a chunk.
+        content_id: Returns the content id, for which a large tensor is hashed in the background from the beginning.
+        config: What applies to this tensor.
+        base: What it may be stored as a difference from.
+    """
 
     stored: Stored
     codes: NDArray[np.uint8]
-    plans: tuple[Plan, ...]
     chunk: int
     content_id: Callable[[], bytes]
+    config: CompressionConfig
+    base: Base | None = None
+
+    @cached_property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans to try; the smallest result is to be kept."""
+        chunk_bytes = self.chunk * self.stored.codes.element_size() or self.codes.nbytes
+        plans = plans_for(self.config, _codes_of(self.stored, self.codes), chunk_bytes)
+        if self.base is not None and _helps(self.base, self.stored, self.content_id, chunk_bytes):
+            read = self.base.reader._chunks.read_codes
+            plans.append(delta(self.base.content_id, read, word_bytes(self.stored.codes_dtype)))
+        return tuple(plans)
 
     @property
     def lead(self) -> int | None:
@@ -158,7 +179,11 @@ def prepare(
     base: Base | None = None,
     name: str | None = None,
 ) -> Prepared:
-    """Return a tensor quantized, and how it is to be written; arguments and errors are those of `encode`."""
+    """Return a tensor quantized and ready to be written; arguments and errors are those of `encode`.
+
+    Whether an equal tensor is stored already can be asked by `Prepared.content_id` at the cost of quantizing and
+    hashing.
+    """
     spec = spec_of(tensor)
     if not is_storable(spec.shape):
         raise InvalidInputError(
@@ -174,12 +199,7 @@ def prepare(
     codes = byte_view(stored.codes)
     hashing = start if codes.nbytes >= _HASHED_APART else _at_once
     content = hashing(lambda: _content_id(stored))
-    chunk = chunk_of(stored)
-    chunk_bytes = chunk * stored.codes.element_size() or codes.nbytes
-    plans = plans_for(config, _codes_of(stored, codes), chunk_bytes)
-    if base is not None and _helps(base, stored, content, chunk_bytes):
-        plans.append(delta(base.content_id, base.reader._chunks.read_codes, word_bytes(stored.codes_dtype)))
-    return Prepared(stored, codes, tuple(plans), chunk, content)
+    return Prepared(stored, codes, chunk_of(stored), content, config, base)
 
 
 def _helps(base: Base, stored: Stored, content: Callable[[], bytes], chunk_bytes: int) -> bool:

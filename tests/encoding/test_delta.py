@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensordb.encoding import Base, CompressionConfig, EncodedTensor, PayloadReader, encode, get_compression_preset
+from tensordb.encoding.pipeline import prepare
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.tensors import byte_view, spec_of, view_of
 
@@ -112,6 +113,15 @@ def test_the_content_id_does_not_depend_on_the_base() -> None:
     reader = chain.add(second)
     assert chain.last is not None
     assert chain.last.content_id == encode(second, LOSSLESS).content_id == reader.content_id()
+
+
+@pytest.mark.parametrize("config", ["lossless", "balanced", "archive"])
+def test_the_content_id_is_known_without_a_look_for_ways_to_write(config: str) -> None:
+    tensor = normal(torch.float32, (600, 500))
+    prepared = prepare(tensor, get_compression_preset(config))
+    content_id = prepared.content_id()
+    assert "plans" not in vars(prepared)
+    assert content_id == prepared.encode().content_id == encode(tensor, get_compression_preset(config)).content_id
 
 
 def test_codes_of_a_quantizer_have_deltas_too() -> None:
