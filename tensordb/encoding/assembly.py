@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb.encoding.filters import Delta
+from tensordb.encoding.batches import frames_of
 from tensordb.encoding.format import ENTRY_BYTES, Descriptor, StageRecord, header_bytes, pack_header
-from tensordb.encoding.frames import CONSTANT, RAW, FrameList, Piece, pieces_of
+from tensordb.encoding.frames import RAW, FrameList
 from tensordb.encoding.layout import Layout, chunk_elements, layout_of, parameter_frames
 from tensordb.encoding.lossy import Stored
 from tensordb.encoding.plans import MINIMUM_SAVING, RAW_PLAN, Plan
@@ -138,48 +137,12 @@ def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan, frames: FrameLi
     def work(index: int) -> None:
         first, last = layout.batch_chunks(index)
         begin, end = layout.span(first, last)
-        in_order.put(index, _write_batch(codes[begin:end], room[begin:end], first, layout, plan))
+        in_order.put(index, frames_of(codes[begin:end], room[begin:end], first, layout, plan))
 
     for_each(layout.batches, work)
     if plan is RAW_PLAN and write is None and frames.nbytes - frames.padding == codes.nbytes and codes.nbytes:
         # Frames without gaps between them are the codes themselves: one buffer instead of one for each chunk.
         frames.buffers = [codes, bytes(frames.padding)] if frames.padding else [codes]
-
-
-def _write_batch(
-    codes: NDArray[np.uint8], room: NDArray[np.uint8], first: int, layout: Layout, plan: Plan
-) -> FrameList:
-    frames = FrameList()
-    # Where each record has its slice of each group, so has each chunk: all are taken apart in one go.
-    step = codes.nbytes if plan.filter.sliceable else layout.chunk_bytes
-    for begin in range(0, codes.nbytes, step):
-        part = codes[begin : begin + step]
-        alone = _pieces(
-            plan.filter.split_into(room[begin : begin + step], part, layout.records(part.nbytes)), layout, plan
-        )
-        if plan.base is None or not isinstance(plan.filter, Delta):
-            frames.add(alone)
-            continue
-        base = np.empty_like(part)
-        chunk = first + begin // step
-        plan.base(chunk, chunk + 1, base)
-        changes = _pieces(plan.filter.split_against(part, base), layout, plan)
-        frames.add(min(changes, alone, key=_stored_nbytes))
-    return frames
-
-
-def _pieces(groups: Sequence[NDArray[np.uint8]], layout: Layout, plan: Plan) -> list[Piece]:
-    """Return the frames of the groups of one or more chunks, chunk by chunk."""
-    codec = plan.codec if plan.codec.id else None
-    sizes = plan.filter.shares(layout.chunk_bytes)
-    columns = [
-        pieces_of(data, size, codec, keep) for data, size, keep in zip(groups, sizes, plan.keep_below, strict=True)
-    ]
-    return list(chain.from_iterable(zip(*columns, strict=True)))
-
-
-def _stored_nbytes(pieces: Sequence[Piece]) -> int:
-    return sum(len(data) for kind, data in pieces if kind != CONSTANT)
 
 
 def describe(descriptor: Descriptor, quantizer: Any, stages: Any, nbytes: int) -> Encoding:

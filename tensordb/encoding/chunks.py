@@ -179,12 +179,12 @@ class Chunks:
 
     def _read_chunk(self, chunk: int, out: Bytes) -> None:
         """Write the codes of a chunk to `out`, the size of each group found from those before it."""
-        if self.base_id is not None:
-            self._read_base(self.base_id, chunk, out)
         first, groups = chunk * self.layout.group_count, list[Bytes]()
         for group in range(self.layout.group_count):
             size = self.filter.share(group, out.nbytes, groups)
             groups.append(self.frames.content(first + group, self.codec, size))
+        if isinstance(self.filter, Delta) and self.filter.is_change(groups):
+            self._read_base(self.filter.base, chunk, out)
         self.filter.merge(groups, self.layout.records(out.nbytes), out)
 
     def read_values(self, first: int, last: int, out: Bytes) -> None:

@@ -8,28 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tensordb.encoding.assembly import Assembled, Write, assemble, chunk_of, describe, lead_of, stage_record
+from tensordb.encoding.bases import Base, with_base
 from tensordb.encoding.choice import plans_for
 from tensordb.encoding.filters import Delta
-from tensordb.encoding.filters.words import word_bytes
 from tensordb.encoding.format import MAX_ELEMENTS, MAX_RANK, Descriptor, is_storable
 from tensordb.encoding.identity import content_id, object_id
 from tensordb.encoding.lossy import Stored, quantize_where_possible
-from tensordb.encoding.plans import Codes, Plan, delta
+from tensordb.encoding.plans import Codes, Plan
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.encoding.workers import start
 from tensordb.errors import InvalidInputError
 from tensordb.model import Encoding, TensorSpec
 from tensordb.tensors import byte_view, spec_of
-
-if TYPE_CHECKING:
-    from tensordb.encoding.reading import PayloadReader
 
 __all__ = ["Base", "EncodedTensor", "Prepared", "encode", "prepare"]
 
@@ -61,19 +58,6 @@ class EncodedTensor:
     base_id: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Base:
-    """A stored tensor that another one is to be stored as a difference from.
-
-    Attributes:
-        content_id: Its content id; reading the other one will ask for it.
-        reader: Its payload.
-    """
-
-    content_id: bytes
-    reader: PayloadReader
-
-
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A tensor that is quantized. The ways to write it are looked for when they are needed, and not to learn its ids.
@@ -98,10 +82,10 @@ class Prepared:
     def plans(self) -> tuple[Plan, ...]:
         """The plans to try; the smallest result is to be kept."""
         chunk_bytes = self.chunk * self.stored.codes.element_size() or self.codes.nbytes
-        plans = plans_for(self.config, _codes_of(self.stored, self.codes), chunk_bytes)
-        if self.base is not None and _helps(self.base, self.stored, self.content_id, chunk_bytes):
-            read = self.base.reader._chunks.read_codes
-            plans.append(delta(self.base.content_id, read, word_bytes(self.stored.codes_dtype)))
+        codes = _codes_of(self.stored, self.codes)
+        plans = plans_for(self.config, codes, chunk_bytes)
+        if self.base is not None:
+            plans = with_base(plans, self.base, codes, chunk_bytes, self.content_id)
         return tuple(plans)
 
     @property
@@ -200,13 +184,6 @@ def prepare(
     hashing = start if codes.nbytes >= _HASHED_APART else _at_once
     content = hashing(lambda: _content_id(stored))
     return Prepared(stored, codes, chunk_of(stored), content, config, base)
-
-
-def _helps(base: Base, stored: Stored, content: Callable[[], bytes], chunk_bytes: int) -> bool:
-    """Tell whether a tensor can be stored as a difference; one that is equal to the base would become its own base."""
-    nbytes = stored.codes.numel() * stored.codes.element_size()
-    fits = base.reader._chunks.goes_with(stored.codes_dtype, nbytes, chunk_bytes)
-    return nbytes > 0 and fits and content() != base.content_id
 
 
 def _codes_of(stored: Stored, data: Any) -> Codes:

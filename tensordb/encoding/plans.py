@@ -14,8 +14,8 @@ from tensordb.encoding.filters import Delta, Filter, NoFilter
 MINIMUM_SAVING = 0.015
 
 Bytes = NDArray[np.uint8]
-ReadCodes = Callable[[int, int, Bytes], None]
-"""``read(first, last, out)`` writes the codes of chunks `first` to `last` (exclusive) to `out`."""
+ReadChunk = Callable[[int], Bytes]
+"""Returns the codes of a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Plan:
     codec: Codec
     keep_below: tuple[float, ...]
     optional: bool = False
-    base: ReadCodes | None = None
+    base: ReadChunk | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,10 +68,11 @@ def unless_raw(filter_: Filter, codec: Codec) -> Plan:
     return Plan(filter_, codec, (1 - MINIMUM_SAVING,) * filter_.groups, optional=True)
 
 
-def delta(base: bytes, read: ReadCodes, width: int) -> Plan:
+def delta(base: bytes, read: ReadChunk, width: int) -> Plan:
     """Return the plan that keeps what changed since the content `base`, for words of `width` bytes."""
     filter_ = Delta(base, (1,) * width)
-    return Plan(filter_, codec_named("zstd", level=1), (1.0,) * filter_.groups, base=read)
+    keep = (1.0, 1.0, *(1 - MINIMUM_SAVING,) * width)
+    return Plan(filter_, HUFFMAN, keep, base=read)
 
 
 RAW_PLAN = Plan(NoFilter(), codec_named("none"), (0.0,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tensordb.encoding.filters import Delta
 from tensordb.encoding.format import ALIGNMENT, ENTRY_BYTES
 from tensordb.encoding.frames import CONSTANT, pieces_of
 from tensordb.encoding.plans import Bytes, Codes, Plan
@@ -15,10 +16,17 @@ _STEP = 1 << 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """A piece of the codes, which holds so many records of a page, or is one."""
+    """A piece of the codes.
+
+    Attributes:
+        data: Its bytes.
+        records: How many records of a page it holds; 1 where this is no page.
+        base: The same piece of what changes are looked for from.
+    """
 
     data: Bytes
     records: int
+    base: Bytes | None = None
 
 
 def pieces(codes: Codes, chunk_bytes: int, total: int, size: int) -> list[Sample]:
@@ -52,7 +60,7 @@ def _share(plan: Plan, sample: Sequence[Sample], chunk_bytes: int) -> float:
     stored = overhead = total = 0
     codec = plan.codec if plan.codec.id else None
     for piece in sample:
-        groups = plan.filter.split(piece.data, piece.records)
+        groups = _groups(plan, piece)
         for group, keep in zip(groups, plan.keep_below, strict=True):
             ((kind, data),) = pieces_of(group, max(1, len(group)), codec, keep)
             stored += 0 if kind == CONSTANT else len(data)
@@ -60,3 +68,9 @@ def _share(plan: Plan, sample: Sequence[Sample], chunk_bytes: int) -> float:
         total += piece.data.nbytes
     # The sample's pieces are smaller than chunks, each of which has these costs but once.
     return (stored + overhead * min(1.0, total / len(sample) / chunk_bytes)) / total
+
+
+def _groups(plan: Plan, piece: Sample) -> list[Bytes]:
+    if isinstance(plan.filter, Delta) and piece.base is not None:
+        return plan.filter.split_against(piece.data, piece.base)
+    return plan.filter.split(piece.data, piece.records)

@@ -14,10 +14,12 @@ from typing import ClassVar, Self
 import numpy as np
 
 from tensordb.encoding.filters.base import Bytes, Filter
+from tensordb.encoding.filters.planes import Planes
 from tensordb.encoding.filters.words import WORDS, word_bytes
 from tensordb.encoding.filters.zero_bitmap import (
     Words,
     kept_of,
+    ones_in,
     own_bitmap,
     planes_of,
     present_in,
@@ -70,7 +72,14 @@ class Delta(Filter):
             raise IntegrityError(f"a chunk has the delta mode {before[0][0]}, which does not exist; it is forged")
         if before[0][0] == _ALONE:
             return 0 if group == 1 else most
-        return most if group == 1 else int(np.bitwise_count(before[1]).sum()) * self.sizes[group - 2]
+        if group == 1:
+            return most
+        words = ones_in(before[1]) if group == 2 else len(before[2]) // self.sizes[0]
+        return words * self.sizes[group - 2]
+
+    def is_change(self, groups: Sequence[Bytes]) -> bool:
+        """Tell whether `merge` needs the base's chunk for these groups."""
+        return bool(groups[0][0] == _CHANGED)
 
     def split(self, data: Bytes, records: int) -> list[Bytes]:
         """Return the groups of a chunk that is kept without its base."""
@@ -83,10 +92,13 @@ class Delta(Filter):
         return [np.array([_CHANGED], np.uint8), bitmap, *planes_of(kept, self.sizes)]
 
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
-        """Write a chunk to `out`, which holds the base's."""
+        """Write a chunk to `out`, which holds the base's if the groups are a change."""
         words = out.view(WORDS[self.width])
+        if not self.is_change(groups) and self.width > 1:
+            Planes(self.sizes).merge(groups[2:], 1, out)
+            return
         kept = words_of(groups[2:], self.sizes)
-        if groups[0][0] == _ALONE:
+        if not self.is_change(groups):
             words[:] = kept
             return
         bitmap = own_bitmap(groups[1], len(words), len(kept))

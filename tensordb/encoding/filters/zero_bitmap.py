@@ -56,7 +56,9 @@ class ZeroBitmap(Filter):
         """Return the bytes of a group, which for planes follow from the bitmap."""
         if group == 0:
             return self.shares(nbytes)[0]
-        return int(np.bitwise_count(before[0]).sum()) * self.sizes[group - 1]
+        if group == 1:
+            return ones_in(before[0]) * self.sizes[0]
+        return len(before[1]) // self.sizes[0] * self.sizes[group - 1]
 
     def split(self, data: Bytes, records: int) -> list[Bytes]:
         """Return the bitmap and the planes of the words that are not zero."""
@@ -112,7 +114,7 @@ def kept_of(words: Words) -> tuple[Bytes, Words]:
     if loops is None:
         present = words != 0
         return np.packbits(present, bitorder="little"), words[present]
-    bitmap, kept = np.zeros(-(-len(words) // 8), np.uint8), np.empty_like(words)
+    bitmap, kept = np.empty(-(-len(words) // 8), np.uint8), np.empty_like(words)
     count = loops.pack[words.itemsize](words, bitmap, kept)
     return bitmap, kept[:count]
 
@@ -120,6 +122,11 @@ def kept_of(words: Words) -> tuple[Bytes, Words]:
 def sparse_loops(words: Words) -> Any:
     """Return the compiled loops if they are there for these words."""
     return kernels.sparse(words.nbytes) if words.flags.aligned else None
+
+
+def ones_in(bitmap: Bytes) -> int:
+    """Return how many words a bitmap says there are."""
+    return int(np.bitwise_count(bitmap).sum())
 
 
 def own_bitmap(bitmap: Bytes, words: int, kept: int) -> Bytes:
@@ -133,7 +140,7 @@ def own_bitmap(bitmap: Bytes, words: int, kept: int) -> Bytes:
     own = bitmap.copy()
     if words % 8 and own[-1] >> (words % 8):
         raise IntegrityError("a bitmap has bits after its last word; the payload is forged")
-    if int(np.bitwise_count(own).sum()) != kept:
+    if ones_in(own) != kept:
         raise IntegrityError(f"a bitmap does not have {kept} ones any more; restore the payload from a copy")
     return own
 

@@ -17,13 +17,22 @@ def _pack(kind):
     zero = kind(0)
 
     def pack(words, bitmap, kept):
-        """Set a bit in the zeroed `bitmap` for each word that is not zero, copy it to `kept`, and return how many."""
-        count = 0
-        for i in range(words.size):
+        """Write a bit for each word, 0 where it is zero, copy the others to `kept`, and return how many they are."""
+        count = types.uintp(0)
+        for group in range(types.uintp(words.size >> 3)):
+            bits = np.uint8(0)
+            for k in range(types.uintp(8)):
+                word = words[(group << types.uintp(3)) + k]
+                present = np.uint8(word != zero)
+                kept[count] = word
+                bits |= present << np.uint8(k)
+                count += types.uintp(present)
+            bitmap[group] = bits
+        for i in range(words.size & ~7, words.size):
             kept[count] = words[i]
             present = words[i] != zero
-            bitmap[i >> 3] |= np.uint8(present) << np.uint8(i & 7)
-            count += present
+            bitmap[i >> 3] = (bitmap[i >> 3] if i & 7 else 0) | np.uint8(present) << np.uint8(i & 7)
+            count += types.uintp(present)
         return count
 
     return pack
@@ -33,12 +42,24 @@ def _spread(kind):
     zero = kind(0)
 
     def spread(bitmap, kept, out):
-        """Write the kept words where the bitmap has ones, and zero where it has none."""
-        at = 0
-        for i in range(out.size):
-            if (bitmap[i >> 3] >> np.uint8(i & 7)) & 1:
+        """Write the kept words, one for each one in the bitmap, where it has ones, and zero where it has none."""
+        at = types.uintp(0)
+        # Whole groups of eight words, while as many words are left.
+        whole = types.uintp(out.size >> 3)
+        group = types.uintp(0)
+        while group < whole and at + types.uintp(8) <= types.uintp(kept.size):
+            bits = bitmap[group]
+            begin = group << types.uintp(3)
+            # No branch for each bit: which words are zero cannot be foreseen.
+            for k in range(types.uintp(8)):
+                present = kind((bits >> np.uint8(k)) & np.uint8(1))
+                out[begin + k] = kept[at] & kind(zero - present)
+                at += types.uintp(present)
+            group += types.uintp(1)
+        for i in range(group << types.uintp(3), types.uintp(out.size)):
+            if (bitmap[i >> types.uintp(3)] >> np.uint8(i & types.uintp(7))) & 1:
                 out[i] = kept[at]
-                at += 1
+                at += types.uintp(1)
             else:
                 out[i] = zero
 
@@ -63,13 +84,34 @@ def _apply(kind):
     low = kind((1 << (kind.bitwidth - 1)) - 1)
 
     def apply(bitmap, kept, out):
-        """Add the kept changes to the words of `out` where the bitmap has ones."""
-        at = 0
-        for i in range(out.size):
-            if (bitmap[i >> 3] >> np.uint8(i & 7)) & 1:
+        """Add the kept changes, one for each one in the bitmap, to the words of `out` where it has ones."""
+        at = types.uintp(0)
+        # Whole groups of eight words, while as many changes are left.
+        whole = types.uintp(out.size >> 3)
+        group = types.uintp(0)
+        while group < whole and at + types.uintp(8) <= types.uintp(kept.size):
+            bits = bitmap[group]
+            begin = group << types.uintp(3)
+            if bits == 255:
+                for k in range(types.uintp(8)):
+                    change = kept[at + k]
+                    negative = (change >> top) & one
+                    out[begin + k] += kind((change & low) ^ kind(kind(0) - negative))
+                at += types.uintp(8)
+            elif bits != 0:
+                # No branch for each bit: which words changed cannot be foreseen.
+                for k in range(types.uintp(8)):
+                    present = kind((bits >> np.uint8(k)) & np.uint8(1))
+                    change = kept[at]
+                    negative = (change >> top) & one
+                    out[begin + k] += kind((change & low) ^ kind(kind(0) - negative)) & kind(kind(0) - present)
+                    at += types.uintp(present)
+            group += types.uintp(1)
+        for i in range(group << types.uintp(3), types.uintp(out.size)):
+            if (bitmap[i >> types.uintp(3)] >> np.uint8(i & types.uintp(7))) & 1:
                 negative = (kept[at] >> top) & one
                 out[i] += kind((kept[at] & low) ^ kind(kind(0) - negative))
-                at += 1
+                at += types.uintp(1)
 
     return apply
 

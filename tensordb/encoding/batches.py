@@ -1,0 +1,70 @@
+"""Chunks to frames, one thread's share of them at a time; of a delta, each chunk as its change or by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+from tensordb.encoding.filters import Delta
+from tensordb.encoding.frames import CONSTANT, FrameList, Piece, pieces_of
+from tensordb.encoding.layout import Layout
+from tensordb.encoding.plans import MINIMUM_SAVING, Bytes, Plan
+
+ToPieces = Callable[[Sequence[Bytes]], list[Piece]]
+_STRIP, _STEP = 16 << 10, 1 << 10
+_WORTH_ESTIMATING = 4 * _STRIP
+_DOUBT = 0.95
+"""The share of the size estimated for a chunk by itself below which its change is taken without trying."""
+
+
+def frames_of(codes: Bytes, room: Bytes, first: int, layout: Layout, plan: Plan) -> FrameList:
+    """Return the frames of a batch.
+
+    Args:
+        codes: Of the batch.
+        room: Of as many bytes, for what is stored raw.
+        first: Number of the batch's first chunk.
+        layout: Of the tensor.
+        plan: How.
+    """
+    frames = FrameList()
+    # Where each record has its slice of each group, so has each chunk: all are taken apart in one go.
+    step = codes.nbytes if plan.filter.sliceable else layout.chunk_bytes
+    for begin in range(0, codes.nbytes, step):
+        part = codes[begin : begin + step]
+        if plan.base is not None and isinstance(plan.filter, Delta):
+            base = plan.base(first + begin // step)
+            frames.add(_smaller(part, base, plan.filter, lambda groups: _pieces(groups, layout, plan)))
+        else:
+            groups = plan.filter.split_into(room[begin : begin + step], part, layout.records(part.nbytes))
+            frames.add(_pieces(groups, layout, plan))
+    return frames
+
+
+def _pieces(groups: Sequence[Bytes], layout: Layout, plan: Plan) -> list[Piece]:
+    """Return the frames of the groups of one or more chunks, chunk by chunk."""
+    codec = plan.codec if plan.codec.id else None
+    sizes = plan.filter.shares(layout.chunk_bytes)
+    columns = [
+        pieces_of(data, size, codec, keep) for data, size, keep in zip(groups, sizes, plan.keep_below, strict=True)
+    ]
+    return list(chain.from_iterable(zip(*columns, strict=True)))
+
+
+def _smaller(part: Bytes, base: Bytes, filter_: Delta, pieces: ToPieces) -> list[Piece]:
+    """Return the frames of a chunk as its change from the base, or by itself where that is hardly larger.
+
+    A chunk by itself is read without its base. It is not tried where a strip of it leaves no doubt.
+    """
+    change = pieces(filter_.split_against(part, base))
+    if part.nbytes >= _WORTH_ESTIMATING:
+        begin = (part.nbytes - _STRIP) // 2 // _STEP * _STEP
+        strip = pieces(filter_.split(part[begin : begin + _STRIP], 1))
+        if _nbytes(change) * _STRIP < _DOUBT * _nbytes(strip) * part.nbytes:
+            return change
+    alone = pieces(filter_.split(part, 1))
+    return change if _nbytes(change) < (1 - MINIMUM_SAVING) * _nbytes(alone) else alone
+
+
+def _nbytes(pieces: Sequence[Piece]) -> int:
+    return sum(len(data) for kind, data in pieces if kind != CONSTANT)
