@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tensordb.checkpoints.accessor import Checkpoints
 from tensordb.datasets import changes, lookup, queries, statistics
 from tensordb.datasets.insertion import Inserter
 from tensordb.datasets.lookup import Params, Where
@@ -39,6 +40,7 @@ class TensorStorage:
         busy_timeout: Seconds to wait for other processes and threads before `DatabaseBusyError`.
 
     Attributes:
+        checkpoints: States of training runs: `save`, `load`, `resume`, history and retention.
         maintenance: `verify`, `gc` and `compact`.
 
     Raises:
@@ -65,16 +67,20 @@ class TensorStorage:
         busy_timeout: float = 30.0,
     ) -> None:
         config = _config(compression_preset, compression_config)
-        self._config = config or get_compression_preset(DEFAULT_PRESET)
         self._busy_timeout = _check_timeout(busy_timeout)
         self._folder = _folder(storage_path, read_only)
         self._db = Database(self._folder, read_only=read_only, busy_timeout=self._busy_timeout)
+        self._db.config = config or get_compression_preset(DEFAULT_PRESET)
         self._inserter = Inserter(self._db)
+        self.checkpoints = Checkpoints(self._db)
         self.maintenance = Maintenance(self._db)
 
     def close(self) -> None:
-        """Close the database; doing it twice is fine."""
-        self._db.close()
+        """Close the database, once what is saved in the background is written; doing it twice is fine."""
+        try:
+            self.checkpoints.wait()
+        finally:
+            self._db.close()
 
     def create_dataset(
         self,
@@ -140,7 +146,7 @@ class TensorStorage:
             SchemaValidationError: The tensor or metadata does not fit the dataset's schema.
             InvalidInputError: The tensor or metadata cannot be stored; the message has the path to the value.
         """
-        return self._inserter.insert(name, tensor, metadata, record_id, self._config)
+        return self._inserter.insert(name, tensor, metadata, record_id, self._db.config)
 
     def insert_many(
         self,
@@ -167,7 +173,7 @@ class TensorStorage:
             AlreadyExistsError: An id is taken or comes twice; nothing was inserted.
             InvalidInputError: Something cannot be stored or lengths differ; nothing was inserted.
         """
-        return self._inserter.insert_many(name, tensors, metadata, record_ids, self._config, progress)
+        return self._inserter.insert_many(name, tensors, metadata, record_ids, self._db.config, progress)
 
     def get_tensor_by_id(
         self,
@@ -321,13 +327,13 @@ class TensorStorage:
 
     def set_compression_preset(self, name: str) -> None:
         """Write with this preset from now on; what is stored stays readable as it is."""
-        self._config = get_compression_preset(name)
+        self._db.config = get_compression_preset(name)
 
     def set_compression_config(self, config: CompressionConfig) -> None:
         """Write with this config from now on; what is stored stays readable as it is."""
         if not isinstance(config, CompressionConfig):
             raise InvalidInputError(f"config is a {type(config).__name__}; give a CompressionConfig")
-        self._config = config
+        self._db.config = config
 
     def get_compression_stats(self, name: str | None = None) -> CompressionStats:
         """Return what is stored against what it would take raw, for one dataset or all."""
@@ -348,7 +354,7 @@ class TensorStorage:
     def __reduce__(self) -> tuple[Callable[..., TensorStorage], tuple[Any, ...]]:
         if self._folder is None:
             raise InvalidInputError("a database in memory cannot be pickled; open one in a folder to share it")
-        return _reopen, (str(self._folder), self._config.to_dict(), self._db.read_only, self._busy_timeout)
+        return _reopen, (str(self._folder), self._db.config.to_dict(), self._db.read_only, self._busy_timeout)
 
     def __repr__(self) -> str:
         place = "in memory" if self._folder is None else repr(str(self._folder))

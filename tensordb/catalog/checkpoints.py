@@ -30,7 +30,7 @@ class CheckpointRow(NamedTuple):
     Attributes:
         number: Microsecond of its making, which orders checkpoints.
         created_at: UTC without zone.
-        parent: Number of the checkpoint before it, which may be deleted by now.
+        parent: Number of the checkpoint before it.
         facts: Packed metrics and metadata, as they were given.
         tags: Names of its tags, sorted.
         tensors: How many tensors it has.
@@ -90,6 +90,21 @@ class NamedObject(NamedTuple):
     stored_nbytes: int
     length: int
     chain_nbytes: int
+
+
+class NamedTensor(NamedTuple):
+    """A tensor of a checkpoint, or with the name "" its document, with what it holds.
+
+    Attributes:
+        content_id: Empty when its object is missing.
+    """
+
+    number: int
+    run: str
+    step: int | None
+    name: str
+    object_id: bytes
+    content_id: bytes
 
 
 _ROW = """
@@ -226,6 +241,31 @@ def named_objects(con: duckdb.DuckDBPyConnection, number: int) -> list[NamedObje
     return [NamedObject(*row) for row in rows.fetchall()]
 
 
+def named_tensors(con: duckdb.DuckDBPyConnection) -> list[NamedTensor]:
+    """Return all tensors and documents of all checkpoints."""
+    rows = con.execute("""
+        SELECT c.number, r.name, c.step, t.name, t.object_id, coalesce(o.content_id, ''::BLOB)
+        FROM (
+            SELECT number, name, object_id FROM tensordb.checkpoint_tensors
+            UNION ALL
+            SELECT number, '', document_id FROM tensordb.checkpoints WHERE document_id IS NOT NULL) t
+        JOIN tensordb.checkpoints c USING (number) JOIN tensordb.runs r USING (run_id)
+        LEFT JOIN tensordb.objects o ON o.object_id = t.object_id
+        ORDER BY c.number""")
+    return [NamedTensor(*row) for row in rows.fetchall()]
+
+
+def still_named(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> set[bytes]:
+    """Return which of these objects checkpoints name."""
+    rows = con.execute(
+        """
+        SELECT object_id FROM tensordb.checkpoint_tensors WHERE object_id IN (SELECT unnest($1::BLOB[]))
+        UNION SELECT document_id FROM tensordb.checkpoints WHERE document_id IN (SELECT unnest($1::BLOB[]))""",
+        [list(object_ids)],
+    )
+    return {object_id for (object_id,) in rows.fetchall()}
+
+
 def references(con: duckdb.DuckDBPyConnection, numbers: Iterable[int]) -> dict[bytes, int]:
     """Return how often checkpoints name each object, documents included."""
     wanted = list(numbers)
@@ -243,6 +283,31 @@ def remove(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> None:
     """Delete checkpoints with their tensors and tags; their objects are the caller's to release."""
     for table in ("checkpoint_tensors", "tags", "checkpoints"):
         con.execute(f"DELETE FROM tensordb.{table} WHERE number IN (SELECT unnest(?::BIGINT[]))", [list(numbers)])
+
+
+def adopt(con: duckdb.DuckDBPyConnection, gone: Mapping[int, int | None]) -> None:
+    """Give the children of checkpoints that will be deleted the nearest ancestor that stays.
+
+    Args:
+        con: A write block's connection.
+        gone: The parent of each checkpoint to be deleted, by number.
+    """
+    children = con.execute(
+        "SELECT number, parent FROM tensordb.checkpoints WHERE parent IN (SELECT unnest(?::BIGINT[]))", [list(gone)]
+    ).fetchall()
+    moved = {}
+    for number, parent in children:
+        while parent in gone:
+            parent = gone[parent]
+        if number not in gone:
+            moved[number] = parent
+    if moved:
+        con.execute(
+            "UPDATE tensordb.checkpoints SET parent = moved.parent "
+            "FROM (SELECT unnest(?::BIGINT[]) AS number, unnest(?::BIGINT[]) AS parent) moved "
+            "WHERE checkpoints.number = moved.number",
+            [list(moved), list(moved.values())],
+        )
 
 
 def tagged(con: duckdb.DuckDBPyConnection, run_id: int, tag: str) -> int | None:

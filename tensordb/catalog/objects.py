@@ -7,6 +7,7 @@ What only a record's row holds inline has no row here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -114,16 +115,39 @@ def add_references(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) 
     )
 
 
-def release(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) -> None:
-    """Take references away, and delete the objects that nothing names any more, with the bases only they needed."""
+def release(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) -> int:
+    """Take references away, and delete the objects that nothing names any more, with the bases only they needed.
+
+    Returns:
+        The stored bytes of what was deleted.
+    """
+    freed = 0
     while counts:
         add_references(con, {object_id: -count for object_id, count in counts.items()})
         gone = con.execute(
             "DELETE FROM tensordb.objects WHERE refs <= 0 AND object_id IN (SELECT unnest(?::BLOB[])) "
-            "RETURNING object_id",
+            "RETURNING object_id, stored_nbytes",
             [list(counts)],
         ).fetchall()
-        counts = deltas.remove(con, [object_id for (object_id,) in gone]) if gone else {}
+        freed += sum(stored_nbytes for _, stored_nbytes in gone)
+        counts = deltas.remove(con, [object_id for object_id, _ in gone]) if gone else {}
+    return freed
+
+
+def freed_by(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) -> int:
+    """Return the stored bytes that `release` would delete, and change nothing."""
+    freed, taken, asked = 0, Counter(counts), dict(counts)
+    while asked:
+        rows = con.execute(
+            "SELECT object_id, refs, stored_nbytes, base_id FROM tensordb.objects LEFT JOIN tensordb.deltas "
+            "USING (object_id) WHERE object_id IN (SELECT unnest(?::BLOB[]))",
+            [list(asked)],
+        ).fetchall()
+        gone = [row for row in rows if taken[row[0]] >= row[1]]
+        freed += sum(stored_nbytes for _, _, stored_nbytes, _ in gone)
+        asked = Counter(base_id for _, _, _, base_id in gone if base_id is not None)
+        taken.update(asked)
+    return freed
 
 
 def in_segment(con: duckdb.DuckDBPyConnection, segment: int) -> list[ObjectRow]:

@@ -6,6 +6,7 @@ import argparse
 import datetime as dt
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 from tensordb.cli.output import printable, size, table, to_json
@@ -69,12 +70,19 @@ def verify(options: argparse.Namespace) -> bool:
         damaged = [
             {"dataset": each.dataset, "record_id": each.record_id, "reason": each.reason} for each in report.damaged
         ]
-        print(to_json({"ok": report.ok, "records": report.records, "objects": report.objects, "damaged": damaged}))
+        tensors = [asdict(each) for each in report.damaged_tensors]
+        counts = {"records": report.records, "checkpoints": report.checkpoints, "objects": report.objects}
+        print(to_json({"ok": report.ok, **counts, "damaged": damaged, "damaged_tensors": tensors}))
         return report.ok
     for each in report.damaged:
         print(f"damaged: {printable(each.dataset)} {printable(each.record_id)}: {printable(each.reason)}")
-    verdict = "intact" if report.ok else f"{len(report.damaged):,} damaged"
-    print(f"{report.records:,} records in {report.objects:,} objects read back: {verdict}")
+    for tensor in report.damaged_tensors:
+        what = f"tensor {tensor.name}" if tensor.name else "state"
+        where = f"checkpoint {tensor.checkpoint_id} (run {tensor.run}, step {tensor.step})"
+        print(f"damaged: {printable(f'{where} {what}')}: {printable(tensor.reason)}")
+    verdict = "intact" if report.ok else f"{len(report.damaged) + len(report.damaged_tensors):,} damaged"
+    held = f"{report.records:,} records" + (f" and {report.checkpoints:,} checkpoints" if report.checkpoints else "")
+    print(f"{held} in {report.objects:,} objects read back: {verdict}")
     return report.ok
 
 

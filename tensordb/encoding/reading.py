@@ -145,7 +145,7 @@ class PayloadReader:
         return content_id(self._chunks.descriptor, self._chunks.content())
 
     def verify(self) -> None:
-        """Check every frame and that all of them decode, keeping nothing.
+        """Check every frame and that all of them decode, keeping nothing; a base is not looked at.
 
         Raises:
             IntegrityError: if anything is not as it was written.

@@ -8,6 +8,7 @@ from tensordb.catalog import schema
 from tensordb.catalog.failures import translated
 from tensordb.catalog.lease import CatalogLease
 from tensordb.catalog.session import Catalog
+from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine.reader import ObjectReader
 from tensordb.engine.sources import ObjectSources
 from tensordb.engine.writer import ObjectWriter
@@ -20,6 +21,7 @@ class Database:
     Attributes:
         folder: The folder, None in memory.
         read_only: Whether writes are refused.
+        config: What is written with from now on, where nothing else is asked for.
         catalog: Blocks that read and write the catalog.
         payloads: Where payloads outside the catalog are.
         reader: From catalog rows to tensors.
@@ -31,6 +33,7 @@ class Database:
         """Open the database in `folder`, or one in memory for None; create it when it may be written."""
         self.folder = folder
         self.read_only = read_only
+        self.config = CompressionConfig()
         lease = CatalogLease(folder, read_only=read_only, busy_timeout=busy_timeout, on_connect=schema.prepare)
         try:
             self.payloads = self._open_payloads(lease)

@@ -6,50 +6,16 @@ live writer holds it; a reader that mapped it keeps its map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tensordb.catalog import datasets, objects, records
-from tensordb.catalog.records import RecordRow
+from tensordb.catalog import objects
 from tensordb.engine import Database
 from tensordb.engine.moving import move_inline, move_segment
-from tensordb.errors import ConflictError, DatasetNotFoundError, FormatError, IntegrityError, InvalidInputError
+from tensordb.errors import ConflictError, IntegrityError, InvalidInputError
+from tensordb.maintenance.verifying import VerifyReport, verify
 
 _SMALL_NBYTES = 16 << 20
 """Segments below this are put together: each run of a program may leave one."""
-
-
-@dataclass(frozen=True)
-class DamagedRecord:
-    """A record whose stored bytes are not what was written.
-
-    Attributes:
-        reason: What does not match, with the object and the place.
-    """
-
-    dataset: str
-    record_id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What `verify` found.
-
-    Attributes:
-        records: Records looked at.
-        objects: Objects read back, every byte of them.
-        damaged: The records that cannot be read as they were written.
-    """
-
-    records: int
-    objects: int
-    damaged: tuple[DamagedRecord, ...] = field(default=())
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is damaged."""
-        return not self.damaged
 
 
 @dataclass(frozen=True)
@@ -74,29 +40,19 @@ class Maintenance:
         self._db = db
 
     def verify(self, name: str | None = None) -> VerifyReport:
-        """Read every stored byte of a dataset back, or of all, past every cache.
+        """Read every stored byte of a dataset back, or of all datasets and checkpoints, past every cache.
 
         Args:
-            name: The dataset, None for all.
+            name: The dataset, None for everything.
 
         Returns:
-            How much was read, and each damaged record; damage is reported, not raised.
+            How much was read, and what is damaged; damage is reported, not raised.
 
         Raises:
             DatasetNotFoundError: No dataset has this name.
             IntegrityError: The catalog itself cannot be read.
         """
-        with self._db.catalog.read() as con:
-            rows = datasets.fetch_all(con) if name is None else [self._db.catalog.known.dataset(con, name)]
-        count, seen, damaged = 0, 0, []
-        for row in rows:
-            try:
-                found, objects_read, broken = self._verify_dataset(row.name)
-            except DatasetNotFoundError:  # deleted meanwhile
-                continue
-            count, seen = count + found, seen + objects_read
-            damaged += broken
-        return VerifyReport(count, seen, tuple(damaged))
+        return verify(self._db, name)
 
     def gc(self) -> ReclaimReport:
         """Remove segments that no record names, such as those left by a writer that was killed.
@@ -159,39 +115,3 @@ class Maintenance:
             inside = self._db.catalog.in_transaction
         if inside:
             raise ConflictError(f"{verb} cannot run inside a transaction; leave the transaction first")
-
-    def _verify_dataset(self, name: str) -> tuple[int, int, list[DamagedRecord]]:
-        with self._db.catalog.read() as con:
-            rows = records.everything(con, self._db.catalog.known.dataset(con, name))
-        by_object: dict[bytes, list[RecordRow]] = {}
-        for row in rows:
-            by_object.setdefault(row.source, []).append(row)
-        damaged = []
-        for sharing in by_object.values():
-            error = self._damage_of(name, sharing[0], whole=True)
-            if error is not None:
-                damaged += self._damaged_of(name, sharing, error)
-        return len(rows), len(by_object), damaged
-
-    def _damage_of(self, name: str, row: RecordRow, *, whole: bool) -> Exception | None:
-        try:
-            with self._db.catalog.read() as con:
-                source = self._db.reader.reopen(con, name, row)
-            self._db.reader.verify(name, row, source, whole=whole)  # without keeping writers waiting
-        except (IntegrityError, FormatError) as error:
-            return error
-        return None
-
-    def _damaged_of(self, name: str, sharing: Sequence[RecordRow], error: Exception) -> list[DamagedRecord]:
-        """Say which records of a damaged object cannot be read: of a page, often only some."""
-        reasons = {row: self._damage_of(name, row, whole=False) for row in sharing}
-        # Damage that no read meets is still damage: nobody can tell to whom it belongs.
-        broken = {row: reason for row, reason in reasons.items() if reason} or dict.fromkeys(sharing, error)
-        with self._db.catalog.read() as con:  # what was deleted meanwhile could not be found, which is no damage
-            dataset = self._db.catalog.known.dataset(con, name)
-            there = {(row.seq, row.object_id) for row in records.by_sequence(con, dataset, [row.seq for row in broken])}
-        return [
-            DamagedRecord(name, row.record_id, str(reason))
-            for row, reason in broken.items()
-            if (row.seq, row.object_id) in there
-        ]

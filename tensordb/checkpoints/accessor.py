@@ -1,0 +1,373 @@
+"""The verbs behind ``db.checkpoints``. Every body is a few lines; behaviour lives beside it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from tensordb import tensors
+from tensordb.checkpoints import history, randomness
+from tensordb.checkpoints.background import Background, PendingCheckpoint
+from tensordb.checkpoints.checkpoint import Checkpoint, from_row
+from tensordb.checkpoints.history import Mode
+from tensordb.checkpoints.loading import open_checkpoint, selection
+from tensordb.checkpoints.requests import Facts, Request
+from tensordb.checkpoints.restoring import LoadReport, check_strict, compare, load_states, targets_of
+from tensordb.checkpoints.retention import PruneReport, Retention, prune
+from tensordb.checkpoints.roles import RoleConfigs, state_tree
+from tensordb.checkpoints.saving import save
+from tensordb.checkpoints.tree import Leaf, flatten
+from tensordb.encoding.presets import CompressionConfig
+from tensordb.engine import Database
+from tensordb.errors import CheckpointNotFoundError, ReadOnlyError
+
+if TYPE_CHECKING:
+    from typing import overload
+else:
+
+    def overload(function: Any) -> Any:
+        """Leave a function out of typing's registry, which would hold DuckDB beyond the end of the interpreter."""
+        return function
+
+
+Listed = list[Checkpoint]
+Names = list[str]  # `list` is a method below
+Preset = str | CompressionConfig | Mapping[str, str | CompressionConfig] | None
+
+
+class Checkpoints:
+    """Checkpoints of training runs: saving, loading, history, retention.
+
+    A run is a name for checkpoints that follow each other; saving makes it. Tensors that are equal are stored once over
+    all runs, and those that changed little as differences from the checkpoint before.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._background = Background()
+
+    @overload
+    def save(  # noqa: D102
+        self,
+        run: str,
+        model: Any = None,
+        *,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        state: Any = None,
+        step: int | None = None,
+        epoch: float | None = None,
+        metrics: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        preset: Preset = None,
+        rng: bool = True,
+        async_: Literal[False] = False,
+    ) -> Checkpoint: ...
+    @overload
+    def save(  # noqa: D102, F811
+        self,
+        run: str,
+        model: Any = None,
+        *,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        state: Any = None,
+        step: int | None = None,
+        epoch: float | None = None,
+        metrics: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        preset: Preset = None,
+        rng: bool = True,
+        async_: Literal[True],
+    ) -> PendingCheckpoint: ...
+    def save(  # noqa: F811
+        self,
+        run: str,
+        model: Any = None,
+        *,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        state: Any = None,
+        step: int | None = None,
+        epoch: float | None = None,
+        metrics: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        preset: Preset = None,
+        rng: bool = True,
+        async_: bool = False,
+    ) -> Checkpoint | PendingCheckpoint:
+        """Save the state of this moment.
+
+        Args:
+            run: Name of the run, any text; it is made when it is new.
+            model: A module, of which parameters and buffers are saved, or a state dict.
+            optimizer: An optimizer, or its state dict; likewise for `scheduler` and `scaler`.
+            scheduler: A learning rate scheduler.
+            scaler: A gradient scaler.
+            state: Any nested state: dicts, lists, tuples, tensors, arrays, numbers, text, bytes, datetimes. What has a
+                ``state_dict()`` at its top (samplers, loaders) and generators give theirs.
+            step: An int from 0. Of several checkpoints of one step the newest is loaded.
+            epoch: A number from 0.
+            metrics: Numbers by name.
+            metadata: JSON-like values by name.
+            preset: What to encode with: the name of a preset, a config, or those by role, such as
+                ``{"model": "lossless", "optimizer": "int8_only"}``. Roles that are not named, or None, follow the
+                storage. Rules match a tensor's name within its role, such as ``"layer.0.weight"``.
+            rng: Save the states of the generators of Python, NumPy and torch too, always exactly.
+            async_: Return as soon as the state is copied; a call that comes before the one before is written waits.
+
+        Returns:
+            The checkpoint once it is durable; with `async_` a `PendingCheckpoint` whose ``wait()`` returns it.
+
+        Raises:
+            InvalidInputError: Something cannot be stored; the message has its path in the state. Nothing was saved.
+            TensorDBError: With `async_`: what went wrong with the save before, if nobody waited for that.
+        """
+        facts = Facts.of(run, step, epoch, metrics, metadata)
+        configs = RoleConfigs.of(preset, self._db.config)
+        if self._db.read_only:
+            raise ReadOnlyError(f"saving {run!r}: the database was opened with read_only=True; open it without")
+
+        def request(*, copied: bool) -> Request:
+            tree = state_tree(model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, state=state, rng=rng)
+            flat = flatten(tree)
+            leaves = [Leaf(each.name, tensors.owned(each.tensor)) for each in flat.leaves] if copied else flat.leaves
+            return Request(facts, leaves, flat.document, configs)
+
+        if async_:
+            return self._background.start(lambda: partial(save, self._db, request(copied=True)))
+        self._background.settle()
+        return save(self._db, request(copied=False))
+
+    def wait(self) -> None:
+        """Wait until what is saved in the background is durable; raise what went wrong with it."""
+        self._background.settle()
+
+    def load(
+        self,
+        run_or_id: str | Checkpoint,
+        *,
+        step: int | None = None,
+        which: str = "latest",
+        metric: str | None = None,
+        mode: Mode = "min",
+        into: Any = None,
+        keys: str | Sequence[str] | None = None,
+        map_location: torch.device | str | None = None,
+        strict: bool = True,
+        lazy: bool = False,
+    ) -> Any:
+        """Load a checkpoint, as a dict by role or into modules and optimizers.
+
+        Args:
+            run_or_id: A run, a checkpoint id, or a `Checkpoint`.
+            step: The newest checkpoint of this step.
+            which: ``"latest"``, ``"best"``, or a tag.
+            metric: For ``"best"``; may be left out where the run has only one metric.
+            mode: Whether the ``"min"`` or the ``"max"`` of it is best.
+            into: A module, an optimizer, a sequence of them, or a mapping such as ``{"model": net, "state": {"sampler":
+                sampler}}``: their states are loaded in place. None returns the state.
+            keys: Names, or shell-style patterns of names, to load nothing else: ``"model"``,
+                ``["model.encoder.*", "optimizer"]``.
+            map_location: Device of the tensors (default: the CPU).
+            strict: Raise when module and checkpoint differ in names, before anything is changed.
+            lazy: Return `LazyTensor` objects, which read when they are asked to.
+
+        Returns:
+            The state, ``{"model": …, "optimizer": …}`` with what was saved; with `into` a `LoadReport`.
+
+        Raises:
+            CheckpointNotFoundError: There is no such checkpoint.
+            InvalidInputError: It does not fit `into`; nothing was loaded.
+            IntegrityError: Stored bytes are damaged; the message names the tensor.
+        """
+        targets = None if into is None else targets_of(into)
+        if targets is not None and lazy:
+            lazy = False
+        wanted = selection(keys if keys is not None or targets is None else list(targets))
+        tree, row = self._read(run_or_id, step, which, metric, mode, wanted, map_location, lazy)
+        if targets is None:
+            return tree
+        missing, unexpected = compare(tree, targets, wanted)
+        if strict:
+            check_strict(missing, unexpected)
+        load_states(tree, targets)
+        return LoadReport(row, missing, unexpected)
+
+    def resume(
+        self,
+        run: str,
+        model: Any = None,
+        optimizer: Any = None,
+        *,
+        scheduler: Any = None,
+        scaler: Any = None,
+        state: Any = None,
+        step: int | None = None,
+        which: str = "latest",
+        metric: str | None = None,
+        mode: Mode = "min",
+        rng: bool = True,
+        map_location: torch.device | str | None = None,
+        strict: bool = True,
+    ) -> Checkpoint | None:
+        """Put a training back to where a checkpoint was saved, generators included.
+
+        Args:
+            run: The run.
+            model: The module; likewise `optimizer`, `scheduler` and `scaler`.
+            optimizer: The optimizer.
+            scheduler: The learning rate scheduler.
+            scaler: The gradient scaler.
+            state: A mapping of what `save` was given as ``state=``: samplers, loaders, generators.
+            step: As for `load`; likewise `which`, `metric`, `mode`, `map_location` and `strict`.
+            which: Which checkpoint.
+            metric: For ``which="best"``.
+            mode: For ``which="best"``.
+            rng: Restore the generators of Python, NumPy and torch, if they were saved.
+            map_location: Device of the tensors that are loaded.
+            strict: Raise when names differ.
+
+        Returns:
+            The checkpoint, of which ``step`` says where to go on; None when the run has none yet, to begin it.
+        """
+        given = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "state": state}
+        targets = targets_of(given)
+        wanted = selection([*targets, "rng"] if rng else list(targets))
+        try:
+            tree, row = self._read(run, step, which, metric, mode, wanted, map_location, False)
+        except CheckpointNotFoundError:
+            if step is None and which == "latest" and metric is None:
+                return None
+            raise
+        missing, unexpected = compare(tree, targets, wanted)
+        if strict:
+            check_strict(missing, unexpected)
+        load_states(tree, targets)
+        if rng and "rng" in tree:
+            randomness.restore(tree["rng"])
+        return row
+
+    def get(
+        self,
+        run_or_id: str | Checkpoint,
+        *,
+        step: int | None = None,
+        which: str = "latest",
+        metric: str | None = None,
+        mode: Mode = "min",
+    ) -> Checkpoint:
+        """Return a checkpoint without its tensors; arguments as for `load`."""
+        self._background.settle()
+        with self._db.catalog.read() as con:
+            return from_row(history.find(con, run_or_id, step=step, which=which, metric=metric, mode=mode))
+
+    def runs(self) -> Names:
+        """Return the names of all runs, oldest first."""
+        self._background.settle()
+        return history.run_names(self._db)
+
+    def list(self, run: str | None = None) -> Listed:
+        """Return the checkpoints of a run, or of all, oldest first."""
+        self._background.settle()
+        return history.listed(self._db, run)
+
+    def best(self, metric: str, run: str | None = None, *, mode: Mode = "min") -> Checkpoint:
+        """Return the checkpoint with the smallest (or with ``mode="max"`` largest) metric, of a run or of all."""
+        self._background.settle()
+        return history.best(self._db, metric, run, mode)
+
+    def log(self, run_or_id: str | Checkpoint) -> Listed:
+        """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks."""
+        self._background.settle()
+        return history.log(self._db, run_or_id)
+
+    def tag(
+        self,
+        run_or_id: str | Checkpoint,
+        tag: str,
+        *,
+        step: int | None = None,
+        which: str = "latest",
+        force: bool = False,
+    ) -> Checkpoint:
+        """Give a checkpoint a name within its run, so that `prune` keeps it; `force` moves a name that is taken."""
+        self._background.settle()
+        return history.tag(self._db, run_or_id, tag, step=step, which=which, force=force)
+
+    def untag(self, run: str, tag: str) -> None:
+        """Delete a tag; its checkpoint stays."""
+        history.untag(self._db, run, tag)
+
+    def fork(
+        self, run_or_id: str | Checkpoint, new_run: str, *, step: int | None = None, which: str = "latest"
+    ) -> Checkpoint:
+        """Begin a new run with a checkpoint of another; no byte is copied, and each may be deleted by itself.
+
+        Raises:
+            AlreadyExistsError: There is a run of the new name.
+        """
+        self._background.settle()
+        return history.fork(self._db, run_or_id, new_run, step=step, which=which)
+
+    def delete(self, run_or_id: str | Checkpoint, *, step: int | None = None, which: str = "latest") -> Checkpoint:
+        """Delete one checkpoint with its tags, and return what it was; what others share with it stays readable."""
+        self._background.settle()
+        return history.delete(self._db, run_or_id, step=step, which=which)
+
+    def delete_run(self, run: str) -> int:
+        """Delete a run with all its checkpoints and tags, and return how many there were."""
+        self._background.settle()
+        return history.delete_run(self._db, run)
+
+    def prune(
+        self,
+        run: str,
+        *,
+        keep_last: int | None = None,
+        keep_best: int | None = None,
+        metric: str | None = None,
+        mode: Mode = "min",
+        keep_every: int | None = None,
+        keep_within: dt.timedelta | None = None,
+        dry_run: bool = False,
+    ) -> PruneReport:
+        """Delete the checkpoints of a run that nothing asks to keep; the newest, and those with tags, always stay.
+
+        Args:
+            run: The run.
+            keep_last: Keep the newest so many.
+            keep_best: Keep the best so many by `metric`.
+            metric: May be left out where the run has only one.
+            mode: Whether the smallest or the largest metric is best.
+            keep_every: Keep those whose step is a multiple of it.
+            keep_within: Keep those not older than this.
+            dry_run: Only say what would be removed.
+        """
+        self._background.settle()
+        retention = Retention(keep_last, keep_best, metric, mode, keep_every, keep_within)
+        return prune(self._db, run, retention, dry_run=dry_run)
+
+    def _read(
+        self,
+        run_or_id: Any,
+        step: int | None,
+        which: str,
+        metric: str | None,
+        mode: Mode,
+        wanted: Callable[[str], bool] | None,
+        device: Any,
+        lazy: bool,
+    ) -> tuple[Any, Checkpoint]:
+        self._background.settle()
+        with self._db.catalog.read() as con:
+            row = history.find(con, run_or_id, step=step, which=which, metric=metric, mode=mode)
+            opened = open_checkpoint(self._db, con, row, wanted)
+        return opened.tree(self._db, device=device, lazy=lazy), from_row(row)

@@ -1,0 +1,166 @@
+"""Reading a checkpoint: whole or in part, decoded on all cores or when asked for.
+
+What is needed is found in one catalog block and decoded after it; a checkpoint deleted meanwhile is read to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import duckdb
+import torch
+
+from tensordb.catalog import checkpoints
+from tensordb.catalog.checkpoints import CheckpointRow
+from tensordb.checkpoints.tree import tensor_paths, unflatten
+from tensordb.encoding.workers import for_each
+from tensordb.engine import Database, ObjectSource
+from tensordb.errors import IntegrityError, InvalidInputError
+from tensordb.model import Encoding
+from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
+
+_LARGE_NBYTES = 4 << 20
+
+
+class LazyTensor:
+    """A tensor of a checkpoint that is read when it is asked for; it stays readable when the checkpoint is deleted.
+
+    Attributes:
+        name: Its full name, such as ``"model.layer.0.weight"``.
+        shape: Of the tensor.
+        dtype: Of the tensor.
+        nbytes: Raw bytes.
+        encoding: What was applied to the stored tensor.
+    """
+
+    def __init__(self, db: Database, name: str, source: ObjectSource, device: Any) -> None:
+        self._db = db
+        self._source = source
+        self._device = device
+        self.name = name
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the tensor."""
+        return torch.Size(self._source.reader.spec.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the tensor."""
+        return dtype_from_name(self._source.reader.spec.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Raw bytes of the tensor."""
+        return nbytes_of(self._source.reader.spec)
+
+    @property
+    def encoding(self) -> Encoding:
+        """What was applied to the stored tensor."""
+        return self._source.reader.encoding
+
+    def load(self) -> torch.Tensor:
+        """Read the whole tensor."""
+        return _placed(self._db.sources.decode(f"tensor {self.name!r}", self._source), self._device)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        """Read what `index` picks (ints, slices, ``...``), decoding only the chunks it touches."""
+        return _placed(self._db.sources.decode(f"tensor {self.name!r}", self._source, index=index), self._device)
+
+    def __repr__(self) -> str:
+        return f"LazyTensor({self.name!r}, {str(self.dtype).removeprefix('torch.')}{list(self.shape)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A checkpoint ready to be read.
+
+    Attributes:
+        names: Full names of the tensors that it needs, by their positions.
+        sources: What they are stored as.
+    """
+
+    row: CheckpointRow
+    document: bytes
+    names: dict[int, str]
+    sources: dict[int, ObjectSource]
+    wanted: Callable[[str], bool] | None
+
+    def tree(self, db: Database, *, device: Any, lazy: bool) -> Any:
+        """Return the state, each tensor decoded, or left to be read later."""
+        if lazy:
+            return unflatten(
+                self.document,
+                lambda position: LazyTensor(db, self.names[position], self.sources[position], device),
+                wanted=self.wanted,
+            )
+        decoded = self._decode(db, device)
+        return unflatten(self.document, decoded.__getitem__, wanted=self.wanted)
+
+    def _decode(self, db: Database, device: Any) -> dict[int, torch.Tensor]:
+        decoded: dict[int, torch.Tensor] = {}
+
+        def work(position: int) -> None:
+            name = f"tensor {self.names[position]!r} of checkpoint step {self.row.step} of run {self.row.run!r}"
+            decoded[position] = _placed(db.sources.decode(name, self.sources[position]), device)
+
+        large = [key for key, source in self.sources.items() if nbytes_of(source.reader.spec) >= _LARGE_NBYTES]
+        small = sorted(self.sources.keys() - set(large))
+        for_each(len(small), lambda index: work(small[index]))
+        for position in large:
+            work(position)
+        return decoded
+
+
+def open_checkpoint(
+    db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow, wanted: Callable[[str], bool] | None
+) -> Opened:
+    """Find what a checkpoint, or the part of it that is wanted, is stored as; inside a catalog block."""
+    document = _document(db, con, row)
+    rows = checkpoints.tensors(con, row.number)
+    if wanted is not None:
+        needed = {index for path, indices in tensor_paths(document).items() if wanted(path) for index in indices}
+        rows = [each for each in rows if each.position in needed]
+    where = f"of checkpoint step {row.step} of run {row.run!r}"
+    found = db.sources.open(con, {each.object_id: f"tensor {each.name!r} {where}" for each in rows})
+    return Opened(
+        row,
+        document,
+        {each.position: each.name for each in rows},
+        {each.position: found[each.object_id] for each in rows},
+        wanted,
+    )
+
+
+def selection(keys: Any) -> Callable[[str], bool] | None:
+    """Return what tells whether a name is among `keys`: names, names of what they are in, or shell-style patterns.
+
+    Raises:
+        InvalidInputError: `keys` is not text, or a sequence of texts.
+    """
+    if keys is None:
+        return None
+    patterns = [keys] if isinstance(keys, str) else keys
+    if not isinstance(patterns, Sequence) or not all(isinstance(each, str) and each for each in patterns):
+        raise InvalidInputError(f"keys is {keys!r}; give names or patterns such as ['model.encoder.*', 'optimizer']")
+    return lambda name: any(name == each or name.startswith(f"{each}.") or fnmatchcase(name, each) for each in patterns)
+
+
+def _document(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
+    document, object_id = checkpoints.document(con, row.number)
+    if object_id is None:
+        if document is None:
+            raise IntegrityError(f"checkpoint step {row.step} of run {row.run!r} has no document in the catalog")
+        return document
+    name = f"the document of checkpoint step {row.step} of run {row.run!r}"
+    tensor = db.sources.decode(name, db.sources.open(con, {object_id: name})[object_id])
+    if tensor.dtype != torch.uint8:
+        raise IntegrityError(f"{name} is stored as {tensor.dtype}, not as bytes")
+    return byte_view(tensor).tobytes()
+
+
+def _placed(tensor: torch.Tensor, device: Any) -> torch.Tensor:
+    return tensor if device is None else tensor.to(device)

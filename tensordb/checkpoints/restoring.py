@@ -1,0 +1,172 @@
+"""Putting a loaded state back into modules, optimizers and whatever else has one.
+
+Everything that can be checked is checked before anything is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tensordb.checkpoints.checkpoint import Checkpoint
+from tensordb.checkpoints.roles import ROLES, has_state
+from tensordb.errors import InvalidInputError
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading into modules and optimizers did.
+
+    Attributes:
+        checkpoint: The one that was loaded.
+        missing: Full names of tensors of a module that the checkpoint lacks; they were left as they were.
+        unexpected: Full names of tensors of the checkpoint that a module lacks.
+    """
+
+    checkpoint: Checkpoint
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+
+def targets_of(into: Any) -> dict[str, Any]:
+    """Return what is to be loaded into, by role.
+
+    Raises:
+        InvalidInputError: `into` is no module, optimizer, mapping of roles or sequence of those.
+    """
+    if isinstance(into, Mapping) and not isinstance(into, torch.nn.Module):
+        unknown = [role for role in into if role not in ROLES]
+        if unknown:
+            raise InvalidInputError(f"into has the role {unknown[0]!r}; there are: {', '.join(ROLES)}")
+        return {role: target for role, target in into.items() if target is not None}
+    targets: dict[str, Any] = {}
+    for each in into if isinstance(into, list | tuple) else [into]:
+        role = _role_of(each)
+        if role in targets:
+            raise InvalidInputError(f"into has two of the role {role!r}; give a mapping of roles")
+        targets[role] = each
+    return targets
+
+
+def compare(
+    tree: Mapping[str, Any], targets: Mapping[str, Any], wanted: Callable[[str], bool] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the full names that modules lack values for, and those that they have no place for.
+
+    Args:
+        tree: The state by role.
+        targets: What is to be loaded into, by role.
+        wanted: Tells which names were asked for, None for all.
+
+    Raises:
+        InvalidInputError: The checkpoint has no state for a target, or tensors of other shapes than a module.
+    """
+    lacking = [role for role in targets if role not in tree]
+    if lacking:
+        raise InvalidInputError(
+            f"the checkpoint has no {lacking[0]!r} (it has: {', '.join(tree) or 'nothing'}); leave it out"
+        )
+    missing: list[str] = []
+    unexpected: list[str] = []
+    for role, target in targets.items():
+        if isinstance(target, torch.nn.Module):
+            there, given = target.state_dict(), tree[role]
+            _check_shapes(role, there, given)
+            names = [f"{role}.{key}" for key in there if key not in given]
+            missing += [name for name in names if wanted is None or wanted(name)]
+            unexpected += [f"{role}.{key}" for key in given if key not in there]
+    return tuple(missing), tuple(unexpected)
+
+
+def check_strict(missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    """Raise InvalidInputError when names are missing or unexpected."""
+    if missing or unexpected:
+        raise InvalidInputError(
+            "checkpoint and module do not fit, so nothing was loaded: "
+            f"missing in the checkpoint: {_some(missing)}; not in the module: {_some(unexpected)}; "
+            "strict=False loads what fits"
+        )
+
+
+def load_states(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> None:
+    """Load the state of each role into its target, once `compare` found nothing against it."""
+    for role, target in targets.items():
+        if isinstance(target, torch.nn.Module):
+            target.load_state_dict(tree[role], strict=False)
+        elif role == "state" and isinstance(target, Mapping):
+            _load_each(target, tree[role])
+        else:
+            _load(role, target, tree[role])
+
+
+def _load_each(targets: Mapping[str, Any], states: Any) -> None:
+    for key, target in targets.items():
+        if not isinstance(states, Mapping) or key not in states:
+            there = ", ".join(map(repr, states)) if isinstance(states, Mapping) else type(states).__name__
+            raise InvalidInputError(f"the checkpoint's state has no {key!r} (it has: {there}); leave it out")
+        _load(f"state[{key!r}]", target, states[key])
+
+
+def _load(what: str, target: Any, state: Any) -> None:
+    if isinstance(target, torch.Generator):
+        target.set_state(state["generator"])
+        return
+    if not has_state(target):
+        raise InvalidInputError(f"{what} is a {type(target).__name__} without load_state_dict(); load it as a dict")
+    try:
+        target.load_state_dict(state)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise InvalidInputError(f"{what} does not take the checkpoint's state: {error}") from error
+    if isinstance(target, torch.optim.Optimizer):
+        _keep_dtypes(target, state)
+
+
+def _keep_dtypes(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Give an optimizer's state its own dtypes back: torch casts it to those of the parameters."""
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        for key, value in state["state"].get(number, {}).items():
+            there = optimizer.state[parameter].get(key)
+            if isinstance(value, torch.Tensor) and isinstance(there, torch.Tensor) and there.dtype != value.dtype:
+                optimizer.state[parameter][key] = value.to(there.device)
+
+
+def _check_shapes(role: str, there: Mapping[str, Any], given: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(f"the checkpoint's {role!r} is a {type(given).__name__}, not the state of a module")
+    wrong = [
+        f"{role}.{key} is {tuple(value.shape)} in the checkpoint and {tuple(there[key].shape)} in the module"
+        for key, value in given.items()
+        if isinstance(value, torch.Tensor) and _has_shape(there.get(key)) and value.shape != there[key].shape
+    ]
+    if wrong:
+        raise InvalidInputError(f"checkpoint and module do not fit, so nothing was loaded: {_some(wrong)}")
+
+
+def _has_shape(tensor: Any) -> bool:
+    return isinstance(tensor, torch.Tensor) and not torch.nn.parameter.is_lazy(tensor)
+
+
+def _role_of(target: Any) -> str:
+    if isinstance(target, torch.nn.Module):
+        return "model"
+    if isinstance(target, torch.optim.Optimizer):
+        return "optimizer"
+    if isinstance(target, torch.optim.lr_scheduler.LRScheduler):
+        return "scheduler"
+    if isinstance(target, torch.amp.GradScaler):
+        return "scaler"
+    raise InvalidInputError(
+        f"into is a {type(target).__name__}; give a module, an optimizer, or a mapping of roles ({', '.join(ROLES)})"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return (f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown) or "none"

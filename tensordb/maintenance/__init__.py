@@ -1,0 +1,6 @@
+"""Looking after a database: verify every byte, reclaim what is dead."""
+
+from tensordb.maintenance.accessor import Maintenance, ReclaimReport
+from tensordb.maintenance.verifying import DamagedRecord, DamagedTensor, VerifyReport
+
+__all__ = ["DamagedRecord", "DamagedTensor", "Maintenance", "ReclaimReport", "VerifyReport"]

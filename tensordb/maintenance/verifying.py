@@ -1,0 +1,160 @@
+"""Reading every stored byte back, past every cache, and saying what is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tensordb.catalog import checkpoints, datasets, records
+from tensordb.catalog.checkpoints import NamedTensor
+from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
+from tensordb.catalog.records import RecordRow
+from tensordb.engine import Database
+from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
+
+_OBJECTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class DamagedRecord:
+    """A record whose stored bytes are not what was written.
+
+    Attributes:
+        reason: What does not match, with the object and the place.
+    """
+
+    dataset: str
+    record_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DamagedTensor:
+    """A tensor of a checkpoint whose stored bytes are not what was saved; its name is "" for the rest of the state.
+
+    Attributes:
+        reason: What does not match, with the object and the place.
+    """
+
+    run: str
+    step: int | None
+    checkpoint_id: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes:
+        records: Records looked at.
+        objects: Objects read back, every byte of them.
+        damaged: The records that cannot be read as they were written.
+        checkpoints: Checkpoints looked at.
+        damaged_tensors: The tensors of checkpoints that cannot be read as they were saved.
+    """
+
+    records: int
+    objects: int
+    damaged: tuple[DamagedRecord, ...] = field(default=())
+    checkpoints: int = 0
+    damaged_tensors: tuple[DamagedTensor, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damaged and not self.damaged_tensors
+
+
+def verify(db: Database, name: str | None) -> VerifyReport:
+    """Verify one dataset, or for None everything."""
+    with db.catalog.read() as con:
+        rows = datasets.fetch_all(con) if name is None else [db.catalog.known.dataset(con, name)]
+    count, seen, damaged = 0, 0, []
+    for row in rows:
+        try:
+            found, objects_read, broken = _verify_dataset(db, row.name)
+        except DatasetNotFoundError:  # deleted meanwhile
+            continue
+        count, seen = count + found, seen + objects_read
+        damaged += broken
+    if name is not None:
+        return VerifyReport(count, seen, tuple(damaged))
+    found, objects_read, tensors = _verify_checkpoints(db)
+    return VerifyReport(count, seen + objects_read, tuple(damaged), found, tuple(tensors))
+
+
+def _verify_checkpoints(db: Database) -> tuple[int, int, list[DamagedTensor]]:
+    """Return how many checkpoints and objects there are, and the tensors that are damaged."""
+    with db.catalog.read() as con:
+        named = checkpoints.named_tensors(con)
+    by_object: dict[bytes, list[NamedTensor]] = {}
+    for each in named:
+        by_object.setdefault(each.object_id, []).append(each)
+    ids = list(by_object)
+    damaged: list[DamagedTensor] = []
+    for begin in range(0, len(ids), _OBJECTS_AT_ONCE):
+        part = ids[begin : begin + _OBJECTS_AT_ONCE]
+        for object_id, error in _damage_among(db, {key: by_object[key][0] for key in part}):
+            damaged += [_damaged_tensor(each, error) for each in by_object[object_id]]
+    return len({each.number for each in named}), len(ids), damaged
+
+
+def _damage_among(db: Database, wanted: dict[bytes, NamedTensor]) -> Iterator[tuple[bytes, Exception]]:
+    names = {key: f"tensor {each.name!r} of run {each.run!r}, step {each.step}" for key, each in wanted.items()}
+    with db.catalog.read() as con:
+        opened = dict(db.sources.try_open(con, names))
+        there = checkpoints.still_named(con, list(wanted))
+    for key, source in opened.items():
+        if key not in there:  # deleted meanwhile
+            continue
+        try:
+            if isinstance(source, Exception):
+                raise source
+            db.sources.verify(names[key], source, wanted[key].content_id)
+        except (IntegrityError, FormatError) as error:
+            yield key, error
+
+
+def _damaged_tensor(each: NamedTensor, error: Exception) -> DamagedTensor:
+    return DamagedTensor(each.run, each.step, generated_id(each.number, CHECKPOINT_NONCE), each.name, str(error))
+
+
+def _verify_dataset(db: Database, name: str) -> tuple[int, int, list[DamagedRecord]]:
+    with db.catalog.read() as con:
+        rows = records.everything(con, db.catalog.known.dataset(con, name))
+    by_object: dict[bytes, list[RecordRow]] = {}
+    for row in rows:
+        by_object.setdefault(row.source, []).append(row)
+    damaged = []
+    for sharing in by_object.values():
+        error = _damage_of(db, name, sharing[0], whole=True)
+        if error is not None:
+            damaged += _damaged_of(db, name, sharing, error)
+    return len(rows), len(by_object), damaged
+
+
+def _damage_of(db: Database, name: str, row: RecordRow, *, whole: bool) -> Exception | None:
+    try:
+        with db.catalog.read() as con:
+            source = db.reader.reopen(con, name, row)
+        db.reader.verify(name, row, source, whole=whole)  # without keeping writers waiting
+    except (IntegrityError, FormatError) as error:
+        return error
+    return None
+
+
+def _damaged_of(db: Database, name: str, sharing: Sequence[RecordRow], error: Exception) -> list[DamagedRecord]:
+    """Say which records of a damaged object cannot be read: of a page, often only some."""
+    reasons = {row: _damage_of(db, name, row, whole=False) for row in sharing}
+    # Damage that no read meets is still damage: nobody can tell to whom it belongs.
+    broken = {row: reason for row, reason in reasons.items() if reason} or dict.fromkeys(sharing, error)
+    with db.catalog.read() as con:  # what was deleted meanwhile could not be found, which is no damage
+        dataset = db.catalog.known.dataset(con, name)
+        there = {(row.seq, row.object_id) for row in records.by_sequence(con, dataset, [row.seq for row in broken])}
+    return [
+        DamagedRecord(name, row.record_id, str(reason))
+        for row, reason in broken.items()
+        if (row.seq, row.object_id) in there
+    ]
