@@ -97,8 +97,12 @@ def nbytes_of(spec: TensorSpec) -> int:
     return math.prod(spec.shape) * dtype_from_name(spec.dtype).itemsize
 
 
-def _plain(tensor: Any) -> torch.Tensor:
-    """Return `tensor` detached and free of subclasses, or say why it cannot be stored."""
+def plain(tensor: Any) -> torch.Tensor:
+    """Return `tensor` detached and free of subclasses; it aliases `tensor`.
+
+    Raises:
+        InvalidInputError: for what is not a tensor, and for meta, sparse, nested, quantized and wrapper tensors.
+    """
     if not isinstance(tensor, torch.Tensor):
         raise InvalidInputError(
             f"expected a torch.Tensor, got {type(tensor).__name__}; convert it with torch.as_tensor(...)"
@@ -151,10 +155,10 @@ def snapshot(tensor: torch.Tensor, *, copy: bool = False) -> torch.Tensor:
         InvalidInputError: for what is not a tensor, and for meta, sparse, nested and quantized tensors.
     """
     with torch.no_grad():
-        plain = _plain(tensor)
-        if plain.dtype == torch.complex32:
-            return _complex32(_dense(_halves(plain), copy), conjugate=plain.is_conj())
-        return _dense(plain, copy)
+        detached = plain(tensor)
+        if detached.dtype == torch.complex32:
+            return _complex32(_dense(_halves(detached), copy), conjugate=detached.is_conj())
+        return _dense(detached, copy)
 
 
 def byte_view(tensor: torch.Tensor) -> Bytes:

@@ -1,0 +1,145 @@
+"""The tensors and arrays of a tree as descriptions: which parts, in which leaves, seen how.
+
+Two values in a tree with the same description are the same object when they are read. A document holds the
+descriptions as plain values; those read from one are checked before anything is done by them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tensordb.checkpoints.leaves import DENSE, Parts, check_form, part_names, put_together
+from tensordb.checkpoints.sharing import Reference, View
+from tensordb.errors import IntegrityError, InvalidInputError
+from tensordb.tensors import dtype_from_name
+
+_FLAG_BITS = 2
+_FLAGS = (1 << _FLAG_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorObject:
+    """How a tensor or array is put together from leaves."""
+
+    form: tuple[Any, ...]
+    flags: int
+    references: tuple[Reference, ...]
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Numbers of the leaves that it needs, each once."""
+        return tuple(dict.fromkeys(_leaf_of(reference) for reference in self.references))
+
+    @property
+    def claimed(self) -> tuple[str, ...]:
+        """What the names of its leaves may add to its own."""
+        names = zip(part_names(self.form), self.references, strict=True)
+        return tuple(suffix for name, reference in names if (suffix := leaf_suffix(name, type(reference) is View)))
+
+
+def leaf_suffix(part: str, is_span: bool) -> str:
+    """Return what the name of a leaf adds to the name of the tensor that it is a part of."""
+    return (f".{part}" if part else "") + (".storage" if is_span else "")
+
+
+def describe(parts: Parts, references: Sequence[Reference]) -> TensorObject:
+    """Return the description of a value whose parts refer to these leaves."""
+    return TensorObject(parts.form, parts.flags, tuple(references))
+
+
+def to_plain(tensor: TensorObject) -> Any:
+    """Return a description as plain values; the usual one, a dense tensor that is a leaf, as one number."""
+    if tensor.form == DENSE and type(tensor.references[0]) is int:
+        return tensor.references[0] << _FLAG_BITS | tensor.flags
+    return (tensor.form, tensor.flags, *(_reference_to_plain(reference) for reference in tensor.references))
+
+
+def from_plain(value: Any) -> TensorObject:
+    """Return the description that `to_plain` gave; raise IntegrityError for anything else."""
+    if type(value) is int and value >= 0:
+        return TensorObject(DENSE, value & _FLAGS, (value >> _FLAG_BITS,))
+    if type(value) is not tuple or len(value) < 3:
+        raise _malformed(value)
+    form, flags, *references = value
+    check_form(form)
+    if type(flags) is not int or not 0 <= flags <= _FLAGS or len(references) != len(part_names(form)):
+        raise _malformed(value)
+    return TensorObject(form, flags, tuple(map(_reference_from_plain, references)))
+
+
+class ObjectLoader:
+    """The objects of one document while they are read: each leaf is fetched once, each object made once."""
+
+    def __init__(self, objects: Sequence[TensorObject], fetch: Callable[[int], Any]) -> None:
+        self._objects = objects
+        self._fetch = fetch
+        self._leaves: dict[int, torch.Tensor] = {}
+        self._made: dict[int, Any] = {}
+
+    def load(self, number: int) -> Any:
+        """Return the object of this number."""
+        if number not in self._made:
+            tensor = self._objects[number]
+            parts = [self._part(reference) for reference in tensor.references]
+            self._made[number] = put_together(tensor.form, tensor.flags, parts)
+        return self._made[number]
+
+    def _part(self, reference: Reference) -> torch.Tensor:
+        if type(reference) is View:
+            return _see(self._leaf(reference.source), reference)
+        return self._leaf(_leaf_of(reference))
+
+    def _leaf(self, index: int) -> torch.Tensor:
+        if index not in self._leaves:
+            leaf = self._fetch(index)
+            if type(leaf) is not torch.Tensor or leaf.layout != torch.strided:
+                raise InvalidInputError(f"leaf {index} was given as {type(leaf).__name__}; give a dense torch.Tensor")
+            self._leaves[index] = leaf
+        return self._leaves[index]
+
+
+def _see(span: torch.Tensor, view: View) -> torch.Tensor:
+    dtype = dtype_from_name(view.dtype)
+    if span.ndim != 1 or not span.is_contiguous() or span.dtype not in (dtype, torch.uint8):
+        raise IntegrityError(f"a view of {view.dtype} does not fit a leaf of {span.dtype} with shape {span.shape}")
+    if span.dtype != dtype:
+        span = span[: span.numel() // dtype.itemsize * dtype.itemsize].view(dtype)
+    last = view.offset + sum((size - 1) * stride for size, stride in zip(view.shape, view.stride, strict=True))
+    if math.prod(view.shape) and last >= span.numel():
+        raise IntegrityError(f"{view} reaches beyond its leaf of {span.numel()} elements")
+    return span.as_strided(view.shape, view.stride, span.storage_offset() + view.offset)
+
+
+def _leaf_of(reference: Reference) -> int:
+    return reference.source if type(reference) is View else reference  # type: ignore[return-value]
+
+
+def _reference_to_plain(reference: Reference) -> Any:
+    if type(reference) is not View:
+        return reference
+    return (reference.source, reference.dtype, reference.offset, reference.shape, reference.stride)
+
+
+def _reference_from_plain(value: Any) -> Reference:
+    if type(value) is int and value >= 0:
+        return value
+    if type(value) is not tuple or len(value) != 5:
+        raise _malformed(value)
+    source, dtype, offset, shape, stride = value
+    numbers_given = type(shape) is type(stride) is tuple and len(shape) == len(stride) <= 64
+    if type(dtype) is not str or not numbers_given or not all(map(_is_size, (source, offset, *shape, *stride))):
+        raise _malformed(value)
+    return View(source, dtype, offset, shape, stride)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _malformed(value: Any) -> IntegrityError:
+    return IntegrityError(f"a document describes a tensor as {value!r:.200}, which no document is written with")
