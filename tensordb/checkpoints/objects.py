@@ -38,6 +38,8 @@ class TensorObject:
     @property
     def claimed(self) -> tuple[str, ...]:
         """What the names of its leaves may add to its own."""
+        if self.form is DENSE and type(self.references[0]) is int:
+            return ()
         names = zip(part_names(self.form), self.references, strict=True)
         return tuple(suffix for name, reference in names if (suffix := leaf_suffix(name, type(reference) is View)))
 
@@ -142,4 +144,4 @@ def _is_size(value: Any) -> bool:
 
 
 def _malformed(value: Any) -> IntegrityError:
-    return IntegrityError(f"a document describes a tensor as {value!r:.200}, which no document is written with")
+    return IntegrityError(f"a document describes a tensor by a {type(value).__name__} that none is written with")

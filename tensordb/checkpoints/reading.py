@@ -115,7 +115,7 @@ class TreeReader:
         try:
             value = make(form)
         except FAILURES as error:
-            raise IntegrityError(f"a document describes a value as {form!r:.200}: {error}") from error
+            raise IntegrityError(f"a document describes a value that cannot be made: {error}") from error
         if length is not None and len(value) != length:
             raise IntegrityError("a document has a member twice in one set")
         return value

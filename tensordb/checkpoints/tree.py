@@ -59,8 +59,8 @@ def flatten(tree: Any) -> Flattened:
     ['model.layer.weight']
     """
     writer = TreeWriter()
-    writer.write(tree, None, 0)
     with torch.no_grad():
+        writer.write(tree, None, 0)
         references, sources = share([tensor for parts in writer.parts for tensor in parts.tensors])
     remaining = iter(references)
     described = [describe(parts, [next(remaining) for _ in parts.tensors]) for parts in writer.parts]

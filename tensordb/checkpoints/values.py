@@ -85,6 +85,7 @@ def _time(form: tuple[str, int, Any]) -> dt.time:
     return dt.time.fromisoformat(text).replace(fold=fold, tzinfo=zone)
 
 
+# A code is a row's place, so rows are only added at the end.
 _ROWS: tuple[tuple[type, type, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
     (complex, tuple, lambda value: (value.real, value.imag), lambda form: complex(*form)),
     (bytearray, bytes, bytes, bytearray),
@@ -108,8 +109,8 @@ _ROWS: tuple[tuple[type, type, Callable[[Any], Any], Callable[[Any], Any]], ...]
     (torch.memory_format, str, str, _constant(torch.memory_format)),
     (torch.device, str, str, torch.device),
     (torch.Size, tuple, tuple, torch.Size),
-    (np.str_, str, str, np.str_),
-    (np.bytes_, bytes, bytes, np.bytes_),
+    (np.str_, str, str.__str__, np.str_),
+    (np.bytes_, bytes, bytes.__bytes__, np.bytes_),
     (np.generic, tuple, lambda value: (value.dtype.str, value.tobytes()), _numpy_scalar),
 )
 BY_CODE: dict[int, Kind] = {code: Kind(code, *row) for code, row in enumerate(_ROWS, FIRST_CODE)}

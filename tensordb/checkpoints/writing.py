@@ -19,6 +19,8 @@ from tensordb.checkpoints.values import BY_TYPE, KEYS, Kind
 from tensordb.checkpoints.wire import ATOMS, check_size, mark, pack
 from tensordb.errors import InvalidInputError
 
+MAX_KEY_BITS = 1024  # beyond some thousands an integer has no text by default, and so no name
+
 
 class TreeWriter:
     """Tokens and tensors of one tree.
@@ -148,6 +150,8 @@ def check_key(key: Any, path: Path) -> None:
             f"{_where(path)} has a key of type {_type_name(key)}; keys are text, numbers, bytes, None, torch.dtype, "
             "torch.device, or tuples of these (of an optimizer, store its state_dict())"
         )
+    elif type(key) is int and key.bit_length() > MAX_KEY_BITS:
+        raise InvalidInputError(f"{_where(path)} has an integer key of {key.bit_length()} bits; use text")
     elif key != key:
         raise InvalidInputError(f"{_where(path)} has the key NaN, which cannot be looked up; use None or text")
 
