@@ -140,11 +140,13 @@ _CONTENTS: dict[type, Callable[[TreeWriter, Any, Path, int], None]] = {
 }
 
 
-def check_key(key: Any, path: Path) -> None:
+def check_key(key: Any, path: Path, depth: int = 0) -> None:
     """Raise InvalidInputError when this cannot be a key of a dict in a tree."""
     if type(key) is tuple:
+        if depth >= MAX_DEPTH:
+            raise InvalidInputError(f"{_where(path)} has a key nested deeper than {MAX_DEPTH} levels; use text")
         for item in key:
-            check_key(item, path)
+            check_key(item, path, depth + 1)
     elif type(key) not in KEYS:
         raise InvalidInputError(
             f"{_where(path)} has a key of type {_type_name(key)}; keys are text, numbers, bytes, None, torch.dtype, "
