@@ -17,6 +17,12 @@ def drift(weight: torch.Tensor, seed: int) -> torch.Tensor:
     return weight + 1e-6 * torch.randn(weight.shape, generator=generator)
 
 
+def nudged(weight: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return weights in bfloat16 of which a few percent moved to a neighbour."""
+    generator = torch.Generator().manual_seed(seed)
+    return (weight.float() * (1 + 1e-4 * torch.randn(weight.shape, generator=generator))).bfloat16()
+
+
 def deltas(db: TensorStorage, run: str) -> list[int]:
     """Return how many bases the tensor "w" of each checkpoint has."""
     rows = db.sql("SELECT deltas FROM history.tensors WHERE run = ? AND name = 'model.w' ORDER BY checkpoint_id", [run])
@@ -49,7 +55,7 @@ def test_equal_tensors_are_stored_once_over_all_runs(db: TensorStorage) -> None:
 def test_a_tensor_that_changed_little_is_a_difference_and_chains_are_bounded(db: TensorStorage) -> None:
     weight, expected = torch.randn(50_000).bfloat16(), []
     for step in range(20):
-        weight = (weight.float() * (1 + 1e-4 * (step % 3))).bfloat16()
+        weight = nudged(weight, step)
         expected.append(weight)
         db.checkpoints.save("run", {"w": weight}, step=step, rng=False)
     lengths = deltas(db, "run")
@@ -73,7 +79,7 @@ def test_a_chain_costs_at_most_a_bounded_number_of_bytes_to_read(db: TensorStora
 def test_deleting_a_base_keeps_its_children_readable_and_frees_it_with_the_last(db: TensorStorage) -> None:
     weight, expected = torch.randn(30_000).bfloat16(), []
     for step in range(4):
-        weight = (weight.float() * (1 + 1e-4 * step)).bfloat16()
+        weight = nudged(weight, step)
         expected.append(weight)
         db.checkpoints.save("run", {"w": weight}, step=step, rng=False)
     assert deltas(db, "run")[-1] > 0
@@ -132,7 +138,7 @@ def test_a_base_deleted_by_others_while_a_checkpoint_is_written_costs_nothing_bu
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weight = torch.randn(30_000).bfloat16()
-    changed = (weight.float() * 1.0001).bfloat16()
+    changed = nudged(weight, 1)
     with TensorStorage(tmp_path) as db, TensorStorage(tmp_path) as other:
         db.checkpoints.save("run", {"w": weight, "same": torch.ones(5000)}, step=0, rng=False)
         commit = saving._Writing._commit
@@ -154,7 +160,7 @@ def test_a_base_deleted_by_others_while_a_checkpoint_is_written_costs_nothing_bu
 
 def test_a_damaged_base_is_named_by_every_tensor_that_needs_it_and_is_no_base_for_new_ones(tmp_path: Path) -> None:
     weight = torch.randn(30_000).bfloat16()
-    states = [(weight.float() * (1 + 1e-4 * step)).bfloat16() for step in range(3)]
+    states = [nudged(weight, step) for step in range(3)]
     with TensorStorage(tmp_path) as db:
         for step in (0, 1):
             db.checkpoints.save("run", {"w": states[step]}, step=step, rng=False)
