@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,8 +24,7 @@ _MAX_RANK = 64
 _FLAGS = (1 << _FLAG_BITS) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class TensorObject:
+class TensorObject(NamedTuple):
     """How a tensor or array is put together from leaves."""
 
     form: tuple[Any, ...]
