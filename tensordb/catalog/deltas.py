@@ -81,6 +81,18 @@ def bases_of(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dic
     return {row[0]: BaseRow(*row) for row in rows}
 
 
+def stored_as(con: duckdb.DuckDBPyConnection, object_id: bytes) -> StoredContent | None:
+    """Return an object with the bases that it is read with, None when it is gone."""
+    rows = con.execute(
+        """
+        SELECT o.content_id, o.object_id, o.stored_nbytes, coalesce(d.length, 0),
+            coalesce(d.chain_nbytes, o.stored_nbytes)
+        FROM tensordb.objects o LEFT JOIN tensordb.deltas d USING (object_id) WHERE o.object_id = ?""",
+        [object_id],
+    ).fetchall()
+    return StoredContent(*rows[0]) if rows else None
+
+
 def with_content(con: duckdb.DuckDBPyConnection, content_ids: Sequence[bytes]) -> dict[bytes, StoredContent]:
     """Return an object for each of these contents that is stored, of several the one read from the fewest bases."""
     rows = con.execute(
