@@ -73,6 +73,14 @@ class LabelRow(NamedTuple):
     facts: bytes | None
 
 
+class NamedWeight(NamedTuple):
+    """What a weight is stored as."""
+
+    content_id: bytes
+    base_id: bytes | None
+    object_id: bytes
+
+
 class StorageRow(NamedTuple):
     """Sums over all weights.
 
@@ -184,6 +192,12 @@ def remove(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> dict[bytes
     ).fetchall()
     con.execute("DELETE FROM tensordb.weight_labels WHERE number IN (SELECT unnest(?::BIGINT[]))", [list(numbers)])
     return dict(Counter(object_id for (object_id,) in gone))
+
+
+def named_objects(con: duckdb.DuckDBPyConnection) -> list[NamedWeight]:
+    """Return what all weights, deltas included, are stored as, oldest first."""
+    rows = con.execute("SELECT content_id, base_id, object_id FROM tensordb.weights ORDER BY number").fetchall()
+    return [NamedWeight(*row) for row in rows]
 
 
 def still_named(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> set[bytes]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import torch
 
 from tensordb.engine import Database
+from tensordb.overloading import overload
 from tensordb.weights import listing, reading, storing
 from tensordb.weights.requests import Preset, Request, check_batch, check_max_error, config_of, requests_of
 from tensordb.weights.weight import Weight, WeightInfo, WeightStorageInfo
