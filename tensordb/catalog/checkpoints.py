@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from tensordb.catalog.deltas import CHAIN_COLUMNS, CHAIN_JOINS, Chain
 from tensordb.catalog.ids import first_sequence
 from tensordb.catalog.rows import first, scalar
 
@@ -79,22 +80,6 @@ class TensorRow(NamedTuple):
     object_id: bytes
     spec_id: int
     norm: float | None
-
-
-class NamedObject(NamedTuple):
-    """What a tensor of a checkpoint is stored as; `length` and `chain_nbytes` as in `catalog.deltas`.
-
-    Attributes:
-        key_id: Object that its chain began with: its base, or itself.
-        key_content: Content id of that.
-    """
-
-    name: str
-    stored_nbytes: int
-    key_id: bytes
-    key_content: bytes
-    length: int
-    chain_nbytes: int
 
 
 class NamedTensor(NamedTuple):
@@ -232,18 +217,16 @@ def tensors(con: duckdb.DuckDBPyConnection, number: int) -> list[TensorRow]:
     return [TensorRow(*row) for row in rows.fetchall()]
 
 
-def named_objects(con: duckdb.DuckDBPyConnection, number: int) -> list[NamedObject]:
-    """Return what the tensors of a checkpoint are stored as."""
+def chains(con: duckdb.DuckDBPyConnection, number: int) -> dict[str, Chain]:
+    """Return the chains that end with the tensors of a checkpoint, by their names."""
     rows = con.execute(
-        """
-        SELECT t.name, o.stored_nbytes, coalesce(d.base_id, o.object_id), coalesce(b.content_id, o.content_id),
-            coalesce(d.length, 0), coalesce(d.chain_nbytes, o.stored_nbytes)
-        FROM tensordb.checkpoint_tensors t JOIN tensordb.objects o USING (object_id)
-            LEFT JOIN tensordb.deltas d USING (object_id) LEFT JOIN tensordb.objects b ON b.object_id = d.base_id
+        f"""
+        SELECT t.name, {CHAIN_COLUMNS}
+        FROM tensordb.checkpoint_tensors t JOIN tensordb.objects o ON o.object_id = t.object_id {CHAIN_JOINS}
         WHERE t.number = ?""",
         [number],
     )
-    return [NamedObject(*row) for row in rows.fetchall()]
+    return {name: Chain(*row) for name, *row in rows.fetchall()}
 
 
 def named_tensors(con: duckdb.DuckDBPyConnection) -> list[NamedTensor]:
