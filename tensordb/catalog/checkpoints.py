@@ -16,6 +16,7 @@ import duckdb
 from tensordb.catalog.deltas import CHAIN_COLUMNS, CHAIN_JOINS, Chain
 from tensordb.catalog.ids import first_sequence
 from tensordb.catalog.rows import first, scalar
+from tensordb.model import TensorSpec
 
 
 class RunRow(NamedTuple):
@@ -80,6 +81,23 @@ class TensorRow(NamedTuple):
     object_id: bytes
     spec_id: int
     norm: float | None
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of a checkpoint with what it is and where.
+
+    Attributes:
+        content_id: Empty when its object is missing.
+        nbytes: Raw bytes.
+    """
+
+    position: int
+    name: str
+    object_id: bytes
+    content_id: bytes
+    spec: TensorSpec
+    nbytes: int
+    stored_nbytes: int
 
 
 class NamedTensor(NamedTuple):
@@ -215,6 +233,20 @@ def tensors(con: duckdb.DuckDBPyConnection, number: int) -> list[TensorRow]:
         [number],
     )
     return [TensorRow(*row) for row in rows.fetchall()]
+
+
+def stored_tensors(con: duckdb.DuckDBPyConnection, number: int) -> list[StoredTensor]:
+    """Return the tensors of a checkpoint in their order, with their specs and sizes."""
+    rows = con.execute(
+        """
+        SELECT t.position, t.name, t.object_id, coalesce(o.content_id, ''::BLOB), s.dtype, s.shape, s.nbytes,
+            coalesce(o.stored_nbytes, 0)
+        FROM tensordb.checkpoint_tensors t JOIN tensordb.specs s USING (spec_id)
+            LEFT JOIN tensordb.objects o USING (object_id)
+        WHERE t.number = ? ORDER BY t.position""",
+        [number],
+    )
+    return [StoredTensor(*row[:4], TensorSpec(row[4], tuple(row[5])), row[6], row[7]) for row in rows.fetchall()]
 
 
 def chains(con: duckdb.DuckDBPyConnection, number: int) -> dict[str, Chain]:
