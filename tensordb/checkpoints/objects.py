@@ -78,29 +78,45 @@ class ObjectLoader:
     def __init__(self, objects: Sequence[TensorObject], fetch: Callable[[int], Any]) -> None:
         self._objects = objects
         self._fetch = fetch
-        self._leaves: dict[int, torch.Tensor] = {}
+        self._leaves: dict[int, Any] = {}
         self._made: dict[int, Any] = {}
 
     def load(self, number: int) -> Any:
         """Return the object of this number."""
         if number not in self._made:
             tensor = self._objects[number]
-            parts = [self._part(reference) for reference in tensor.references]
-            self._made[number] = put_together(tensor.form, tensor.flags, parts)
+            self._made[number] = self._stand_in(tensor) or self._whole(tensor)
         return self._made[number]
 
-    def _part(self, reference: Reference) -> torch.Tensor:
-        if type(reference) is View:
-            return _see(self._leaf(reference.source), reference)
-        return self._leaf(_leaf_of(reference))
+    def _stand_in(self, tensor: TensorObject) -> Any:
+        """Return what stands for a leaf until it is read, where the object is that leaf and nothing else."""
+        if tensor.form != DENSE or type(tensor.references[0]) is View:
+            return None
+        leaf = self._leaf(_leaf_of(tensor.references[0]))
+        return None if isinstance(leaf, torch.Tensor) else leaf
 
-    def _leaf(self, index: int) -> torch.Tensor:
+    def _whole(self, tensor: TensorObject) -> Any:
+        parts = [self._part(reference) for reference in tensor.references]
+        return put_together(tensor.form, tensor.flags, parts)
+
+    def _part(self, reference: Reference) -> torch.Tensor:
+        index = _leaf_of(reference)
+        leaf = self._leaf(index)
+        if not isinstance(leaf, torch.Tensor):
+            leaf = self._leaves[index] = _checked(index, leaf.load())
+        return _see(leaf, reference) if type(reference) is View else leaf
+
+    def _leaf(self, index: int) -> Any:
         if index not in self._leaves:
             leaf = self._fetch(index)
-            if type(leaf) is not torch.Tensor or leaf.layout != torch.strided:
-                raise InvalidInputError(f"leaf {index} was given as {type(leaf).__name__}; give a dense torch.Tensor")
-            self._leaves[index] = leaf
+            self._leaves[index] = leaf if callable(getattr(leaf, "load", None)) else _checked(index, leaf)
         return self._leaves[index]
+
+
+def _checked(index: int, leaf: Any) -> torch.Tensor:
+    if type(leaf) is not torch.Tensor or leaf.layout != torch.strided:
+        raise InvalidInputError(f"leaf {index} was given as {type(leaf).__name__}; give a dense torch.Tensor")
+    return leaf
 
 
 def _see(span: torch.Tensor, view: View) -> torch.Tensor:
