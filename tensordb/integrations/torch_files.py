@@ -3,8 +3,7 @@
 What a file holds is found by the names in it:
 
 - a state dict by itself (names with tensors, and nothing else) is the ``"model"``;
-- Lightning's files (with ``"pytorch-lightning_version"``): ``state_dict`` is the model, the only one of
-  ``optimizer_states`` the optimizer, the only one of ``lr_schedulers`` the scheduler;
+- Lightning's files (with ``"pytorch-lightning_version"``) are taken apart as `lightning_parts` says;
 - other dicts: the first of ``model``, ``model_state_dict``, ``state_dict``, ``net`` that is a dict is the model, of
   ``optimizer``, ``optimizer_state_dict``, ``optim`` the optimizer, of ``scheduler``, ``lr_scheduler``,
   ``scheduler_state_dict``, ``lr_scheduler_state_dict`` the scheduler, of ``scaler``, ``grad_scaler``,
@@ -27,6 +26,7 @@ import torch
 from tensordb.checkpoints.checkpoint import Checkpoint
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.errors import InvalidInputError
+from tensordb.integrations.lightning_parts import VERSION_KEY, numbers_of, roles_of
 from tensordb.storage import TensorStorage
 
 _ROLE_KEYS = {
@@ -35,9 +35,6 @@ _ROLE_KEYS = {
     "scheduler": ("scheduler", "lr_scheduler", "scheduler_state_dict", "lr_scheduler_state_dict"),
     "scaler": ("scaler", "grad_scaler", "scaler_state_dict"),
 }
-_LIGHTNING_KEYS = {"optimizer": "optimizer_states", "scheduler": "lr_schedulers"}
-_LIGHTNING = "pytorch-lightning_version"
-_STEP_KEYS = ("global_step", "step")
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class) ([\w.]+)")
 
 
@@ -79,13 +76,13 @@ def import_torch(
     (3, {'weight': tensor([1., 1.])})
     """
     roles = _roles(_read(Path(path)))
-    state = roles.get("state")
+    numbers = numbers_of(roles.get("state"))
     saved: Checkpoint = db.checkpoints.save(
         run,
         roles.pop("model", None),
         **roles,
-        step=_number(state, _STEP_KEYS, int) if step is None else step,
-        epoch=_number(state, ("epoch",), int | float) if epoch is None else epoch,
+        step=numbers["step"] if step is None else step,
+        epoch=numbers["epoch"] if epoch is None else epoch,
         metadata=metadata,
         preset=preset,
         rng=False,
@@ -117,19 +114,14 @@ def _roles(content: Any) -> dict[str, Any]:
         return {"state": content}
     if _is_state_dict(content):
         return {"model": content}
+    if VERSION_KEY in content:
+        return roles_of(content)
     rest = dict(content)
     roles: dict[str, Any] = {}
-    if _LIGHTNING in rest:
-        roles["model"] = rest.pop("state_dict", None)
-        for role, key in _LIGHTNING_KEYS.items():
-            if isinstance(rest.get(key), list) and len(rest[key]) == 1:
-                (roles[role],) = rest.pop(key)
-    else:
-        for role, keys in _ROLE_KEYS.items():
-            found = [key for key in keys if isinstance(rest.get(key), Mapping)]
-            if found:
-                roles[role] = rest.pop(found[0])
-    roles = {role: value for role, value in roles.items() if value is not None}
+    for role, keys in _ROLE_KEYS.items():
+        found = [key for key in keys if isinstance(rest.get(key), Mapping)]
+        if found:
+            roles[role] = rest.pop(found[0])
     return roles | ({"state": rest} if rest or not roles else {})
 
 
@@ -137,10 +129,3 @@ def _is_state_dict(content: Mapping[Any, Any]) -> bool:
     """Tell whether this is what a module's `state_dict` gives: names with tensors, and extra states as they come."""
     named = [(key, value) for key, value in content.items() if not str(key).endswith("_extra_state")]
     return bool(named) and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in named)
-
-
-def _number(state: Any, keys: tuple[str, ...], kind: Any) -> Any:
-    """Return the first number from 0 of these names."""
-    values = [state.get(key) for key in keys] if isinstance(state, Mapping) else []
-    numbers = [value for value in values if isinstance(value, kind) and not isinstance(value, bool)]
-    return next((number for number in numbers if 0 <= number < 1 << 62), None)
