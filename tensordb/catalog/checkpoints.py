@@ -82,12 +82,17 @@ class TensorRow(NamedTuple):
 
 
 class NamedObject(NamedTuple):
-    """What a tensor of a checkpoint is stored as; `length` and `chain_nbytes` as in `catalog.deltas`."""
+    """What a tensor of a checkpoint is stored as; `length` and `chain_nbytes` as in `catalog.deltas`.
+
+    Attributes:
+        key_id: Object that its chain began with: its base, or itself.
+        key_content: Content id of that.
+    """
 
     name: str
-    object_id: bytes
-    content_id: bytes
     stored_nbytes: int
+    key_id: bytes
+    key_content: bytes
     length: int
     chain_nbytes: int
 
@@ -231,10 +236,10 @@ def named_objects(con: duckdb.DuckDBPyConnection, number: int) -> list[NamedObje
     """Return what the tensors of a checkpoint are stored as."""
     rows = con.execute(
         """
-        SELECT t.name, t.object_id, o.content_id, o.stored_nbytes, coalesce(d.length, 0),
-            coalesce(d.chain_nbytes, o.stored_nbytes)
+        SELECT t.name, o.stored_nbytes, coalesce(d.base_id, o.object_id), coalesce(b.content_id, o.content_id),
+            coalesce(d.length, 0), coalesce(d.chain_nbytes, o.stored_nbytes)
         FROM tensordb.checkpoint_tensors t JOIN tensordb.objects o USING (object_id)
-            LEFT JOIN tensordb.deltas d USING (object_id)
+            LEFT JOIN tensordb.deltas d USING (object_id) LEFT JOIN tensordb.objects b ON b.object_id = d.base_id
         WHERE t.number = ?""",
         [number],
     )

@@ -1,6 +1,7 @@
 """SQL for the table of deltas: which object each one that is stored as a difference is read with.
 
-Invariant: a delta holds one reference to its base, so that a base outlives whatever else named it.
+Invariant: a delta holds one reference to its base, so that a base outlives whatever else named it. A chain is an object
+stored by itself and the deltas from it, in the order they were stored; each of them is read with that one base.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ class NewDelta(NamedTuple):
 
     Attributes:
         base_id: Object id of the base.
-        length: Bases one behind the other.
-        chain_nbytes: Stored bytes of the object and of all of those.
+        length: Deltas in the chain up to this one.
+        chain_nbytes: Stored bytes of the chain up to this one.
     """
 
     object_id: bytes
@@ -39,7 +40,7 @@ class BaseRow(NamedTuple):
 
 
 class StoredContent(NamedTuple):
-    """An object found by what it holds; `length` and `chain_nbytes` as in `NewDelta`, 0 bases for one by itself."""
+    """An object found by what it holds; `length` and `chain_nbytes` as in `NewDelta`, one by itself begins a chain."""
 
     content_id: bytes
     object_id: bytes
@@ -82,7 +83,7 @@ def bases_of(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dic
 
 
 def with_content(con: duckdb.DuckDBPyConnection, content_ids: Sequence[bytes]) -> dict[bytes, StoredContent]:
-    """Return an object for each of these contents that is stored, of several the one read from the fewest bases."""
+    """Return an object for each of these contents that is stored, of several one that is stored by itself."""
     rows = con.execute(
         """
         SELECT o.content_id, o.object_id, o.stored_nbytes, coalesce(d.length, 0) AS length,

@@ -15,6 +15,7 @@ import torch
 
 from tensordb.catalog import checkpoints
 from tensordb.catalog.checkpoints import CheckpointRow
+from tensordb.checkpoints.objects import Deferred
 from tensordb.checkpoints.tree import tensor_paths, unflatten
 from tensordb.encoding.workers import for_each
 from tensordb.engine import Database, ObjectSource
@@ -25,7 +26,7 @@ from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
 _LARGE_NBYTES = 4 << 20
 
 
-class LazyTensor:
+class LazyTensor(Deferred):
     """A tensor of a checkpoint that is read when it is asked for; it stays readable when the checkpoint is deleted.
 
     Attributes:

@@ -7,9 +7,9 @@ descriptions as plain values; those read from one are checked before anything is
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,8 +24,7 @@ _MAX_RANK = 64
 _FLAGS = (1 << _FLAG_BITS) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class TensorObject:
+class TensorObject(NamedTuple):
     """How a tensor or array is put together from leaves."""
 
     form: tuple[Any, ...]
@@ -76,6 +75,14 @@ def from_plain(value: Any) -> TensorObject:
     return TensorObject(form, flags, tuple(map(_reference_from_plain, references)))
 
 
+class Deferred(ABC):
+    """What stands for a tensor until it is loaded. A tensor that is put together of parts loads them at once."""
+
+    @abstractmethod
+    def load(self) -> torch.Tensor:
+        """Return the dense tensor."""
+
+
 class ObjectLoader:
     """The objects of one document while they are read: each leaf is fetched once, each object made once."""
 
@@ -89,38 +96,31 @@ class ObjectLoader:
         """Return the object of this number."""
         if number not in self._made:
             tensor = self._objects[number]
-            self._made[number] = self._stand_in(tensor) or self._whole(tensor)
+            if tensor.form == DENSE and type(tensor.references[0]) is int:
+                leaf = self._fetched(tensor.references[0])
+                if isinstance(leaf, Deferred):
+                    return leaf
+            parts = [self._part(reference) for reference in tensor.references]
+            self._made[number] = put_together(tensor.form, tensor.flags, parts)
         return self._made[number]
 
-    def _stand_in(self, tensor: TensorObject) -> Any:
-        """Return what stands for a leaf until it is read, where the object is that leaf and nothing else."""
-        if tensor.form != DENSE or type(tensor.references[0]) is View:
-            return None
-        leaf = self._leaf(_leaf_of(tensor.references[0]))
-        return None if isinstance(leaf, torch.Tensor) else leaf
-
-    def _whole(self, tensor: TensorObject) -> Any:
-        parts = [self._part(reference) for reference in tensor.references]
-        return put_together(tensor.form, tensor.flags, parts)
-
     def _part(self, reference: Reference) -> torch.Tensor:
-        index = _leaf_of(reference)
-        leaf = self._leaf(index)
-        if not isinstance(leaf, torch.Tensor):
-            leaf = self._leaves[index] = _checked(index, leaf.load())
-        return _see(leaf, reference) if type(reference) is View else leaf
+        if type(reference) is View:
+            return _see(self._leaf(reference.source), reference)
+        return self._leaf(_leaf_of(reference))
 
-    def _leaf(self, index: int) -> Any:
+    def _leaf(self, index: int) -> torch.Tensor:
+        leaf = self._fetched(index)
+        if isinstance(leaf, Deferred):
+            leaf = self._leaves[index] = leaf.load()
+        if type(leaf) is not torch.Tensor or leaf.layout != torch.strided:
+            raise InvalidInputError(f"leaf {index} was given as {type(leaf).__name__}; give a dense torch.Tensor")
+        return leaf
+
+    def _fetched(self, index: int) -> Any:
         if index not in self._leaves:
-            leaf = self._fetch(index)
-            self._leaves[index] = leaf if callable(getattr(leaf, "load", None)) else _checked(index, leaf)
+            self._leaves[index] = self._fetch(index)
         return self._leaves[index]
-
-
-def _checked(index: int, leaf: Any) -> torch.Tensor:
-    if type(leaf) is not torch.Tensor or leaf.layout != torch.strided:
-        raise InvalidInputError(f"leaf {index} was given as {type(leaf).__name__}; give a dense torch.Tensor")
-    return leaf
 
 
 def _see(span: torch.Tensor, view: View) -> torch.Tensor:

@@ -28,10 +28,8 @@ from tensordb.engine import BaseGoneError, Database, ObjectSource, Stored
 from tensordb.errors import ConflictError
 from tensordb.model import TensorSpec
 
-MAX_DELTAS = 8
-"""Bases that a tensor may have one behind the other; the next difference is stored by itself again."""
-MAX_CHAIN = 1.5
-"""Stored bytes of a tensor and its bases, over its raw bytes, up to which another difference may follow."""
+MAX_DELTAS = 64
+"""Differences from one tensor, after which the next version is stored by itself again."""
 _ATTEMPTS = 4
 _GROUP_NBYTES = 256 << 20
 _LARGE_NBYTES = 4 << 20
@@ -141,7 +139,11 @@ class _Writing:
         }
 
     def _base_of(self, name: str, tensor: torch.Tensor) -> StoredContent | None:
-        """Return what the tensor of this name was stored as before, where a difference from it is read fast enough."""
+        """Return what the chain of the tensor of this name began with, where it is worth while to continue it.
+
+        All differences are from that one tensor, and not from each other: reading one decodes two tensors, however many
+        checkpoints lie between.
+        """
         before = self._before.get(name)
         config, path = self._request.configs.of_tensor(name)
         # Who names a codec, or none, wants that one.
@@ -149,11 +151,11 @@ class _Writing:
             return None
         if before is None or before.length >= MAX_DELTAS:
             return None
-        if before.chain_nbytes > MAX_CHAIN * tensor.numel() * tensor.element_size():
+        # Differences grow with the distance from their base. Once one is larger than what the versions of the chain
+        # took on average, another chain is cheaper.
+        if before.length and before.stored_nbytes * (before.length + 1) > before.chain_nbytes:
             return None
-        return StoredContent(
-            before.content_id, before.object_id, before.stored_nbytes, before.length, before.chain_nbytes
-        )
+        return StoredContent(before.key_content, before.key_id, 0, before.length, before.chain_nbytes)
 
     def _write_document(self) -> bytes | Stored:
         """Return the document, as an object where it is large."""
