@@ -143,7 +143,9 @@ def selection(keys: Any) -> Callable[[str], bool] | None:
     patterns = [keys] if isinstance(keys, str) else keys
     if not isinstance(patterns, Sequence) or not all(isinstance(each, str) and each for each in patterns):
         raise InvalidInputError(f"keys is {keys!r}; give names or patterns such as ['model.encoder.*', 'optimizer']")
-    return lambda name: any(name == each or name.startswith(f"{each}.") or fnmatchcase(name, each) for each in patterns)
+    # A name whose keys are quoted (`paths.unique_names`) begins with the role in brackets.
+    begins = tuple(begin for each in patterns for begin in (f"{each}.", f"[{each!r}]"))
+    return lambda name: name.startswith(begins) or any(name == each or fnmatchcase(name, each) for each in patterns)
 
 
 def document_of(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
