@@ -246,7 +246,10 @@ def stored_tensors(con: duckdb.DuckDBPyConnection, number: int) -> list[StoredTe
         WHERE t.number = ? ORDER BY t.position""",
         [number],
     )
-    return [StoredTensor(*row[:4], TensorSpec(row[4], tuple(row[5])), row[6], row[7]) for row in rows.fetchall()]
+    return [
+        StoredTensor(position, name, object_id, content_id, TensorSpec(dtype, tuple(shape)), nbytes, stored_nbytes)
+        for position, name, object_id, content_id, dtype, shape, nbytes, stored_nbytes in rows.fetchall()
+    ]
 
 
 def chains(con: duckdb.DuckDBPyConnection, number: int) -> dict[str, Chain]:
