@@ -20,6 +20,7 @@ from tensordb.checkpoints.restoring import LoadReport, check_strict, compare, lo
 from tensordb.checkpoints.retention import PruneReport, Retention, prune
 from tensordb.checkpoints.roles import RoleConfigs, state_tree
 from tensordb.checkpoints.saving import save
+from tensordb.checkpoints.sharded import ShardedCheckpoints
 from tensordb.checkpoints.tree import Leaf, flatten
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
@@ -145,6 +146,11 @@ class Checkpoints:
             return self._background.start(lambda: partial(save, self._db, request(copied=True)))
         self._background.settle()
         return save(self._db, request(copied=False))
+
+    @property
+    def sharded(self) -> ShardedCheckpoints:
+        """What writers and readers of checkpoints are built on that several processes save together."""
+        return ShardedCheckpoints(self._db)
 
     def wait(self) -> None:
         """Wait until what is saved in the background is durable; raise what went wrong with it."""

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from tensordb.checkpoints import shards
+from tensordb.checkpoints.shards import Sharded
 from tensordb.checkpoints.values import FAILURES, numpy_dtype
 from tensordb.errors import IntegrityError, InvalidInputError
 from tensordb.model import TensorSpec
@@ -35,7 +37,7 @@ _COMPRESSED: dict[torch.layout, tuple[str, tuple[str, ...]]] = {
 }
 _LAYOUTS = {name: layout for layout, (name, _) in _COMPRESSED.items()}
 _PART_NAMES = {"dense": ("",), "array": ("",), "coo": _COO} | dict(_COMPRESSED.values())
-_FORM_LENGTHS = {"dense": 1, "array": 2, "coo": 3} | dict.fromkeys(_LAYOUTS, 2)
+_FORM_LENGTHS = {"dense": 1, "array": 2, "coo": 3, shards.FORM: 3} | dict.fromkeys(_LAYOUTS, 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,13 +70,15 @@ class Parts:
 
 def part_names(form: tuple[Any, ...]) -> tuple[str, ...]:
     """Return the names of the parts of a form; the only part of a dense tensor has none."""
-    return _PART_NAMES[form[0]]
+    return tuple(map(shards.part_name, form[2])) if form[0] == shards.FORM else _PART_NAMES[form[0]]
 
 
 def check_form(form: Any) -> None:
     """Raise IntegrityError when this, read from a document, is not a form."""
     if type(form) is not tuple or not form or type(form[0]) is not str or _FORM_LENGTHS.get(form[0]) != len(form):
         raise IntegrityError(f"a document describes a tensor as {form!r}, which no document is written with")
+    if form[0] == shards.FORM:
+        shards.check_form(form)
 
 
 def take_apart(value: Any) -> Parts:
@@ -85,6 +89,8 @@ def take_apart(value: Any) -> Parts:
     """
     if isinstance(value, np.ndarray):
         return _array_parts(value)
+    if isinstance(value, Sharded):
+        return Parts(shards.form_of(value), 0, value.parts)
     flags = _REQUIRES_GRAD * value.requires_grad | _PARAMETER * isinstance(value, nn.Parameter)
     with torch.no_grad():
         value = _whole(value)
@@ -107,6 +113,8 @@ def put_together(form: tuple[Any, ...], flags: int, parts: Sequence[torch.Tensor
     try:
         if form[0] == "array":
             return _array(form[1], parts[0])
+        if form[0] == shards.FORM:
+            return shards.assemble(form, parts)
         tensor = parts[0].detach() if form[0] == "dense" else _sparse(form, parts)
         if flags & _PARAMETER:
             return nn.Parameter(tensor, requires_grad=bool(flags & _REQUIRES_GRAD))

@@ -119,7 +119,7 @@ def open_checkpoint(
     db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow, wanted: Callable[[str], bool] | None
 ) -> Opened:
     """Find what a checkpoint, or the part of it that is wanted, is stored as; inside a catalog block."""
-    document = _document(db, con, row)
+    document = document_of(db, con, row)
     rows = checkpoints.tensors(con, row.number)
     if wanted is not None:
         needed = {index for path, indices in tensor_paths(document).items() if wanted(path) for index in indices}
@@ -149,7 +149,8 @@ def selection(keys: Any) -> Callable[[str], bool] | None:
     return lambda name: any(name == each or name.startswith(f"{each}.") or fnmatchcase(name, each) for each in patterns)
 
 
-def _document(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
+def document_of(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
+    """Return a checkpoint's document, with its note if it has one; inside a catalog block."""
     document, object_id = checkpoints.document(con, row.number)
     if object_id is None:
         if document is None:

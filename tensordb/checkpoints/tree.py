@@ -7,7 +7,7 @@ types, insertion order and the identity of tensors come back; a list or dict in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from tensordb.checkpoints.wire import mark, pack, unpack
 from tensordb.checkpoints.writing import TreeWriter
 from tensordb.errors import IntegrityError
 
-__all__ = ["Flattened", "Leaf", "flatten", "tensor_paths", "unflatten"]
+__all__ = ["Flattened", "Leaf", "flatten", "tensor_paths", "unflatten", "unflatten_values"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,6 +101,22 @@ def unflatten(
         return loader.load(number) if wanted(next(names)[0]) else PRUNED
 
     tree = _read_tree(tokens, start, place, lambda path: wanted(name_of(path)))
+    return None if tree is PRUNED else tree
+
+
+def unflatten_values(document: bytes, tensor: Callable[[int], torch.Tensor], left_out: Collection[int]) -> Any:
+    """Put a state together without what needs any of the leaves `left_out`; arguments and errors as of `unflatten`.
+
+    What is left out of a list leaves None behind; of a dict, nothing.
+    """
+    tokens, objects, start = _read_table(document)
+    loader, without = ObjectLoader(objects, tensor), set(left_out)
+
+    def place(path: Path, number: int) -> Any:
+        needed = objects[_checked(number, objects)].leaves
+        return loader.load(number) if without.isdisjoint(needed) else PRUNED
+
+    tree = _read_tree(tokens, start, place, None)
     return None if tree is PRUNED else tree
 
 
