@@ -7,7 +7,6 @@ device are not kept.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from tensordb.checkpoints import shards
+from tensordb.checkpoints.gathering import gathered, is_shared
 from tensordb.checkpoints.shards import Sharded
 from tensordb.checkpoints.values import FAILURES, numpy_dtype
 from tensordb.errors import IntegrityError, InvalidInputError
@@ -61,11 +61,13 @@ class Parts:
         form: How the parts are put together: the name of the form and what it needs beside them.
         flags: Whether it requires gradients, and is a parameter.
         tensors: The parts, in the order of the form's part names.
+        gathered: Whether they were gathered from all ranks of a process group.
     """
 
     form: tuple[Any, ...]
     flags: int
     tensors: tuple[torch.Tensor, ...]
+    gathered: bool = False
 
 
 def part_names(form: tuple[Any, ...]) -> tuple[str, ...]:
@@ -93,14 +95,15 @@ def take_apart(value: Any) -> Parts:
         return Parts(shards.form_of(value), 0, value.parts)
     flags = _REQUIRES_GRAD * value.requires_grad | _PARAMETER * isinstance(value, nn.Parameter)
     with torch.no_grad():
-        value = _whole(value)
+        shared = is_shared(value)
+        value = gathered(value) if shared else value
         if type(value) not in (torch.Tensor, nn.Parameter):
             raise InvalidInputError(
                 f"a {type(value).__module__}.{type(value).__qualname__} is a subclass of torch.Tensor that would not "
                 "come back as what it is; store x.as_subclass(torch.Tensor), or the plain tensors it is made of"
             )
         if value.layout == torch.strided:
-            return Parts(DENSE, flags, (_checked(plain(value)),))
+            return Parts(DENSE, flags, (_checked(plain(value)),), shared)
         return _sparse_parts(value.detach(), flags)
 
 
@@ -121,15 +124,6 @@ def put_together(form: tuple[Any, ...], flags: int, parts: Sequence[torch.Tensor
         return tensor.requires_grad_() if flags & _REQUIRES_GRAD else tensor
     except FAILURES as error:
         raise IntegrityError(f"the stored parts of a tensor do not fit its form {form!r}: {error}") from error
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the whole tensor of a distributed one; no such tensor exists before its module is loaded."""
-    distributed = sys.modules.get("torch.distributed.tensor")
-    if distributed is not None and isinstance(tensor, distributed.DTensor):
-        whole: torch.Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
-        return whole
-    return tensor
 
 
 def _checked(dense: torch.Tensor) -> torch.Tensor:

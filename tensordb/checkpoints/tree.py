@@ -40,10 +40,12 @@ class Flattened:
     Attributes:
         document: The tree without the values of its tensors; equal trees give equal bytes.
         leaves: What has to be stored; tied and overlapping tensors once. They may alias the caller's memory.
+        gathered: Whether tensors were gathered from all ranks of a process group, each of which has the tree.
     """
 
     document: bytes
     leaves: tuple[Leaf, ...]
+    gathered: bool = False
 
 
 def flatten(tree: Any) -> Flattened:
@@ -71,7 +73,8 @@ def flatten(tree: Any) -> Flattened:
     names = unique_names([(path, described[part].claimed) for path, _, part in writer.places])
     table = TreeWriter()
     table.write([to_plain(tensor) for tensor in numbers], None, 0)
-    return Flattened(pack(table.tokens + writer.tokens), tuple(_leaves(writer, names, sources)))
+    gathered = any(parts.gathered for parts in writer.parts)
+    return Flattened(pack(table.tokens + writer.tokens), tuple(_leaves(writer, names, sources)), gathered)
 
 
 def unflatten(
