@@ -111,7 +111,7 @@ def plain(tensor: Any) -> torch.Tensor:
         raise InvalidInputError("a nested tensor cannot be stored; store each of tensor.unbind()")
     if tensor.layout != torch.strided:
         raise InvalidInputError(f"a tensor of layout {tensor.layout} cannot be stored; use tensor.to_dense()")
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         raise InvalidInputError("a meta tensor has no values to store; materialize it with to_empty(device='cpu')")
     if tensor.is_quantized:
         raise InvalidInputError(f"a tensor of dtype {tensor.dtype} cannot be stored; use tensor.dequantize()")
@@ -159,15 +159,6 @@ def snapshot(tensor: torch.Tensor, *, copy: bool = False) -> torch.Tensor:
         if detached.dtype == torch.complex32:
             return _complex32(_dense(_halves(detached), copy), conjugate=detached.is_conj())
         return _dense(detached, copy)
-
-
-def owned(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a snapshot in memory of its own; a large one lies in huge pages if it can, which halves the time."""
-    with torch.no_grad():
-        detached = plain(tensor)
-        if detached.dtype == torch.complex32 or detached.is_conj() or detached.is_neg() or not detached.numel():
-            return snapshot(tensor, copy=True)
-        return empty(spec_of(detached)).copy_(detached)
 
 
 def byte_view(tensor: torch.Tensor) -> Bytes:

@@ -17,6 +17,7 @@ from torch import nn
 
 from tensordb.checkpoints import shards
 from tensordb.checkpoints.gathering import gathered, is_shared
+from tensordb.checkpoints.memory import reach
 from tensordb.checkpoints.shards import Sharded
 from tensordb.checkpoints.values import FAILURES, numpy_dtype
 from tensordb.errors import IntegrityError, InvalidInputError
@@ -36,6 +37,8 @@ _COMPRESSED: dict[torch.layout, tuple[str, tuple[str, ...]]] = {
     torch.sparse_bsc: ("bsc", _BY_COLUMN),
 }
 _LAYOUTS = {name: layout for layout, (name, _) in _COMPRESSED.items()}
+_SPARSE = frozenset((torch.sparse_coo, *_COMPRESSED))
+_PLAIN_TYPES = frozenset((torch.Tensor, nn.Parameter))
 _PART_NAMES = {"dense": ("",), "array": ("",), "coo": _COO} | dict(_COMPRESSED.values())
 _FORM_LENGTHS = {"dense": 1, "array": 2, "coo": 3, shards.FORM: 3} | dict.fromkeys(_LAYOUTS, 2)
 
@@ -78,7 +81,7 @@ def part_names(form: tuple[Any, ...]) -> tuple[str, ...]:
 def check_form(form: Any) -> None:
     """Raise IntegrityError when this, read from a document, is not a form."""
     if type(form) is not tuple or not form or type(form[0]) is not str or _FORM_LENGTHS.get(form[0]) != len(form):
-        raise IntegrityError(f"a document describes a tensor as {form!r}, which no document is written with")
+        raise IntegrityError("a document describes the form of a tensor in a way that none is written with")
     if form[0] == shards.FORM:
         shards.check_form(form)
 
@@ -93,18 +96,16 @@ def take_apart(value: Any) -> Parts:
         return _array_parts(value)
     if isinstance(value, Sharded):
         return Parts(shards.form_of(value), 0, value.parts)
-    flags = _REQUIRES_GRAD * value.requires_grad | _PARAMETER * isinstance(value, nn.Parameter)
-    with torch.no_grad():
-        shared = is_shared(value)
-        value = gathered(value) if shared else value
-        if type(value) not in (torch.Tensor, nn.Parameter):
-            raise InvalidInputError(
-                f"a {type(value).__module__}.{type(value).__qualname__} is a subclass of torch.Tensor that would not "
-                "come back as what it is; store x.as_subclass(torch.Tensor), or the plain tensors it is made of"
-            )
-        if value.layout == torch.strided:
-            return Parts(DENSE, flags, (_checked(plain(value)),), shared)
-        return _sparse_parts(value.detach(), flags)
+    is_parameter = type(value) is not torch.Tensor and isinstance(value, nn.Parameter)
+    flags = _REQUIRES_GRAD * value.requires_grad | _PARAMETER * is_parameter
+    shared = type(value) not in _PLAIN_TYPES and is_shared(value)
+    if shared:
+        value = gathered(value)
+    elif type(value) not in _PLAIN_TYPES:
+        _check_type(value)
+    if value.layout in _SPARSE:
+        return _sparse_parts(value, flags)
+    return Parts(DENSE, flags, (_checked(plain(value)),), shared)
 
 
 def put_together(form: tuple[Any, ...], flags: int, parts: Sequence[torch.Tensor]) -> Any:
@@ -123,42 +124,59 @@ def put_together(form: tuple[Any, ...], flags: int, parts: Sequence[torch.Tensor
             return nn.Parameter(tensor, requires_grad=bool(flags & _REQUIRES_GRAD))
         return tensor.requires_grad_() if flags & _REQUIRES_GRAD else tensor
     except FAILURES as error:
-        raise IntegrityError(f"the stored parts of a tensor do not fit its form {form!r}: {error}") from error
+        raise IntegrityError(f"the stored parts of a tensor do not fit its form, {form[0]}: {error}") from error
+
+
+def _check_type(tensor: torch.Tensor) -> None:
+    if not tensor.is_nested and not tensor.is_meta and not hasattr(tensor, "__tensor_flatten__"):
+        raise InvalidInputError(
+            f"a {type(tensor).__module__}.{type(tensor).__qualname__} is a subclass of torch.Tensor that would not "
+            "come back as what it is; store x.as_subclass(torch.Tensor), or the plain tensors it is made of"
+        )
 
 
 def _checked(dense: torch.Tensor) -> torch.Tensor:
-    if dense.numel() and dense.device.type == "cpu" and dense.untyped_storage().nbytes() == 0:
-        raise InvalidInputError("the memory of the tensor was freed, as resize_(0) on its storage does; fill it first")
+    """Return a tensor whose memory is there; the storage of a sharded parameter, for one, is freed between uses."""
+    try:
+        held = dense.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError) as error:
+        raise InvalidInputError(f"the memory of the tensor cannot be reached ({error}); store x.cpu()") from None
+    if dense.numel() and held < (dense.storage_offset() + reach(dense)) * dense.itemsize:
+        raise InvalidInputError(
+            f"the storage of the tensor was freed or shrunk to {held} bytes; store it while it has its values"
+        )
     return dense
 
 
-def _sparse_parts(sparse: torch.Tensor, flags: int) -> Parts:
-    if sparse.device.type == "meta" or type(sparse) is not torch.Tensor:
-        plain(sparse)
+def _sparse_parts(tensor: torch.Tensor, flags: int) -> Parts:
+    if tensor.is_meta:
+        raise InvalidInputError("a meta tensor has no values to store; materialize it first")
+    dtype_name(tensor.dtype)
+    sparse = tensor.detach()
     shape = tuple(sparse.shape)
     if sparse.layout == torch.sparse_coo:
         form: tuple[Any, ...] = ("coo", shape, sparse.is_coalesced())
         parts: tuple[torch.Tensor, ...] = (sparse._indices(), sparse._values())
-    elif sparse.layout in _COMPRESSED:
+    else:
         name, names = _COMPRESSED[sparse.layout]
         form, parts = (name, shape), tuple(getattr(sparse, part)() for part in names)
-    else:
-        raise InvalidInputError(f"a tensor of layout {sparse.layout} cannot be stored; use tensor.to_dense()")
-    dtype_name(sparse.dtype)
     try:
         _sparse(form, parts)
     except RuntimeError as error:
         raise InvalidInputError(f"a sparse tensor that breaks the rules of its layout cannot be stored: {error}") from (
-            error
+            None
         )
-    return Parts(form, flags, tuple(part.detach() for part in parts))
+    return Parts(form, flags, tuple(_checked(part.detach()) for part in parts))
 
 
 def _sparse(form: tuple[Any, ...], parts: Sequence[torch.Tensor]) -> torch.Tensor:
     if form[0] == "coo":
-        _, shape, is_coalesced = form
-        return torch.sparse_coo_tensor(*parts, shape, is_coalesced=is_coalesced, check_invariants=True)
-    return torch.sparse_compressed_tensor(*parts, form[1], layout=_LAYOUTS[form[0]], check_invariants=True)
+        (indices, values), (_, shape, is_coalesced) = parts, form
+        return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=True)
+    outer, inner, values = parts
+    return torch.sparse_compressed_tensor(
+        outer, inner, values, form[1], layout=_LAYOUTS[form[0]], check_invariants=True
+    )
 
 
 def _array_parts(array: np.ndarray[Any, Any]) -> Parts:

@@ -15,10 +15,12 @@ import torch
 
 from tensordb.checkpoints.leaves import DENSE, Parts, check_form, part_names, put_together
 from tensordb.checkpoints.sharing import Reference, View
-from tensordb.errors import IntegrityError, InvalidInputError
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.tensors import dtype_from_name
 
 _FLAG_BITS = 2
+_MAX_SIZE = 1 << 62
+_MAX_RANK = 64
 _FLAGS = (1 << _FLAG_BITS) - 1
 
 
@@ -38,6 +40,8 @@ class TensorObject:
     @property
     def claimed(self) -> tuple[str, ...]:
         """What the names of its leaves may add to its own."""
+        if self.form is DENSE and type(self.references[0]) is int:
+            return ()
         names = zip(part_names(self.form), self.references, strict=True)
         return tuple(suffix for name, reference in names if (suffix := leaf_suffix(name, type(reference) is View)))
 
@@ -131,15 +135,21 @@ def _reference_from_plain(value: Any) -> Reference:
     if type(value) is not tuple or len(value) != 5:
         raise _malformed(value)
     source, dtype, offset, shape, stride = value
-    numbers_given = type(shape) is type(stride) is tuple and len(shape) == len(stride) <= 64
+    numbers_given = type(shape) is type(stride) is tuple and len(shape) == len(stride) <= _MAX_RANK
     if type(dtype) is not str or not numbers_given or not all(map(_is_size, (source, offset, *shape, *stride))):
         raise _malformed(value)
+    if math.prod(shape) >= _MAX_SIZE or any(n > 1 and step == 0 for n, step in zip(shape, stride, strict=True)):
+        raise _malformed(value)
+    try:
+        dtype_from_name(dtype)
+    except InvalidInputError as error:
+        raise FormatError(f"a document has a tensor that this version of torch cannot hold: {error}") from None
     return View(source, dtype, offset, shape, stride)
 
 
 def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
+    return type(value) is int and 0 <= value < _MAX_SIZE
 
 
 def _malformed(value: Any) -> IntegrityError:
-    return IntegrityError(f"a document describes a tensor as {value!r:.200}, which no document is written with")
+    return IntegrityError(f"a document describes a tensor by a {type(value).__name__} that none is written with")

@@ -138,6 +138,10 @@ class TensorStore:
     def _base_of(self, name: str, tensor: torch.Tensor) -> StoredContent | None:
         """Return what the tensor of this name was stored as before, where a difference from it is read fast enough."""
         before = self._before.get(name)
+        config, path = self._configs.of_tensor(name)
+        # Who names a codec, or none, wants that one.
+        if config.for_tensor(path, tensors.spec_of(tensor)).compression not in ("auto", "best"):
+            return None
         if before is None or before.length >= MAX_DELTAS:
             return None
         if before.chain_nbytes > MAX_CHAIN * tensor.numel() * tensor.element_size():

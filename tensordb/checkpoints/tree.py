@@ -61,8 +61,8 @@ def flatten(tree: Any) -> Flattened:
     ['model.layer.weight']
     """
     writer = TreeWriter()
-    writer.write(tree, None, 0)
     with torch.no_grad():
+        writer.write(tree, None, 0)
         references, sources = share([tensor for parts in writer.parts for tensor in parts.tensors])
     remaining = iter(references)
     described = [describe(parts, [next(remaining) for _ in parts.tensors]) for parts in writer.parts]
@@ -141,8 +141,8 @@ def _leaves(writer: TreeWriter, names: list[str], sources: list[Source]) -> Iter
         first_names.setdefault(part, name)
     owners = [(first_names[index], part) for index, parts in enumerate(writer.parts) for part in part_names(parts.form)]
     for source in sources:
-        name, part = owners[source.first]
-        yield Leaf(name + leaf_suffix(part, source.is_span), source.tensor)
+        owner, part_name = owners[source.first]
+        yield Leaf(owner + leaf_suffix(part_name, source.is_span), source.tensor)
 
 
 def _read_table(document: bytes) -> tuple[list[Any], list[TensorObject], int]:

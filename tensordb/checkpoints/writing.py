@@ -20,6 +20,8 @@ from tensordb.checkpoints.values import BY_TYPE, KEYS, Kind
 from tensordb.checkpoints.wire import ATOMS, check_size, mark, pack
 from tensordb.errors import InvalidInputError
 
+MAX_KEY_BITS = 1024  # beyond some thousands an integer has no text by default, and so no name
+
 
 class TreeWriter:
     """Tokens and tensors of one tree.
@@ -126,7 +128,7 @@ class TreeWriter:
 
     def _form(self, kind: Kind, value: Any, path: Path) -> Any:
         form = kind.take(value)
-        if type(form) is not kind.form:
+        if type(form) is not kind.form_type:
             raise _refused(value, path)
         self.tokens.append(mark(kind.code))
         return form
@@ -139,16 +141,20 @@ _CONTENTS: dict[type, Callable[[TreeWriter, Any, Path, int], None]] = {
 }
 
 
-def check_key(key: Any, path: Path) -> None:
+def check_key(key: Any, path: Path, depth: int = 0) -> None:
     """Raise InvalidInputError when this cannot be a key of a dict in a tree."""
     if type(key) is tuple:
+        if depth >= MAX_DEPTH:
+            raise InvalidInputError(f"{_where(path)} has a key nested deeper than {MAX_DEPTH} levels; use text")
         for item in key:
-            check_key(item, path)
+            check_key(item, path, depth + 1)
     elif type(key) not in KEYS:
         raise InvalidInputError(
             f"{_where(path)} has a key of type {_type_name(key)}; keys are text, numbers, bytes, None, torch.dtype, "
             "torch.device, or tuples of these (of an optimizer, store its state_dict())"
         )
+    elif type(key) is int and key.bit_length() > MAX_KEY_BITS:
+        raise InvalidInputError(f"{_where(path)} has an integer key of {key.bit_length()} bits; use text")
     elif key != key:
         raise InvalidInputError(f"{_where(path)} has the key NaN, which cannot be looked up; use None or text")
 
