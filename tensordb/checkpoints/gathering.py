@@ -42,7 +42,8 @@ def gathered(tensor: Any) -> torch.Tensor:
 def on_first_rank(work: Callable[[], T]) -> T:
     """Call `work` on the first rank, and return on all of them what it returned, or raise what it raised."""
     if torch.distributed.get_rank() != 0:
-        return _received()
+        received: T = _received()
+        return received
     try:
         result = work()
     except BaseException as error:  # the other ranks wait, whatever it is

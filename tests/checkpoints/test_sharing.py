@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tensordb import TensorStorage
-from tensordb.checkpoints import saving
+from tensordb.checkpoints import saving, storing
 
 
 def drift(weight: torch.Tensor, seed: int) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_a_tensor_that_changed_little_is_a_difference_and_chains_are_bounded(db:
         expected.append(weight)
         db.checkpoints.save("run", {"w": weight}, step=step, rng=False)
     lengths = deltas(db, "run")
-    assert max(lengths) <= saving.MAX_DELTAS
+    assert max(lengths) <= storing.MAX_DELTAS
     assert lengths.count(0) <= 5
     for step, tensor in enumerate(expected):
         assert torch.equal(db.checkpoints.load("run", step=step)["model"]["w"], tensor)
@@ -72,7 +72,7 @@ def test_a_chain_costs_at_most_a_bounded_number_of_bytes_to_read(db: TensorStora
         weight = drift(weight, step)
         db.checkpoints.save("run", {"w": weight}, step=step, rng=False)
     rows = db.sql("SELECT max(chain_nbytes) AS n FROM tensordb.deltas").to_pylist()
-    assert rows[0]["n"] <= (saving.MAX_CHAIN + 1) * 200_000
+    assert rows[0]["n"] <= (storing.MAX_CHAIN + 1) * 200_000
     assert 0 in deltas(db, "run")[1:]
 
 
@@ -141,15 +141,15 @@ def test_a_base_deleted_by_others_while_a_checkpoint_is_written_costs_nothing_bu
     changed = nudged(weight, 1)
     with TensorStorage(tmp_path) as db, TensorStorage(tmp_path) as other:
         db.checkpoints.save("run", {"w": weight, "same": torch.ones(5000)}, step=0, rng=False)
-        commit = saving._Writing._commit
+        commit = saving.commit
         raced = []
 
-        def late(self: saving._Writing, *arguments: object) -> object:
+        def late(*arguments: object) -> object:
             if not raced:
                 raced.append(other.checkpoints.delete_run("run"))
-            return commit(self, *arguments)  # type: ignore[arg-type]
+            return commit(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(saving._Writing, "_commit", late)
+        monkeypatch.setattr(saving, "commit", late)
         db.checkpoints.save("run", {"w": changed, "same": torch.ones(5000)}, step=1, rng=False)
         assert raced == [1]
         loaded = db.checkpoints.load("run")["model"]
