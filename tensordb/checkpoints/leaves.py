@@ -1,15 +1,15 @@
 """Tensors and arrays as dense parts: taken apart before they are stored, put together when they are read.
 
 Invariants: a part is a plain, detached, strided tensor that may alias the caller's memory; what is put together has
-the type, dtype, values and gradient flag of what was taken apart. Python attributes of a tensor, its strides and its
-device are not kept.
+the type, dtype, values and gradient flag of what was taken apart. The strides of a tensor, its device, its Python
+attributes and its own gradient are not kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,8 +56,7 @@ class Leaf:
     tensor: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parts:
+class Parts(NamedTuple):
     """A tensor or array taken apart.
 
     Attributes:
@@ -96,14 +95,15 @@ def take_apart(value: Any) -> Parts:
         return _array_parts(value)
     if isinstance(value, Sharded):
         return Parts(shards.form_of(value), 0, value.parts)
-    is_parameter = type(value) is not torch.Tensor and isinstance(value, nn.Parameter)
+    kind = type(value)
+    is_parameter = kind is nn.Parameter or (kind is not torch.Tensor and isinstance(value, nn.Parameter))
     flags = _REQUIRES_GRAD * value.requires_grad | _PARAMETER * is_parameter
-    shared = type(value) not in _PLAIN_TYPES and is_shared(value)
+    shared = kind not in _PLAIN_TYPES and is_shared(value)
     if shared:
         value = gathered(value)
-    elif type(value) not in _PLAIN_TYPES:
+    elif kind not in _PLAIN_TYPES:
         _check_type(value)
-    if value.layout in _SPARSE:
+    if value.layout != torch.strided and value.layout in _SPARSE:
         return _sparse_parts(value, flags)
     return Parts(DENSE, flags, (_checked(plain(value)),), shared)
 

@@ -124,7 +124,8 @@ def _painted(cluster: list[Extent], tensors: Sequence[torch.Tensor]) -> list[lis
     for number, (extent, run) in enumerate(zip(cluster, runs, strict=True)):
         region = run.within(painted[(extent.begin - begin) // cell :], cell)
         met = {group_of[other] for other in np.unique(region).tolist() if other >= 0}
-        group_of = [number if group in met else group for group in group_of]
+        if met:
+            group_of = [number if group in met else group for group in group_of]
         region[...] = number
     groups: dict[int, list[Extent]] = defaultdict(list)
     for group, extent in zip(group_of, cluster, strict=True):

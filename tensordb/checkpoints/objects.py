@@ -7,9 +7,9 @@ descriptions as plain values; those read from one are checked before anything is
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,8 +24,7 @@ _MAX_RANK = 64
 _FLAGS = (1 << _FLAG_BITS) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class TensorObject:
+class TensorObject(NamedTuple):
     """How a tensor or array is put together from leaves."""
 
     form: tuple[Any, ...]
@@ -76,19 +75,31 @@ def from_plain(value: Any) -> TensorObject:
     return TensorObject(form, flags, tuple(map(_reference_from_plain, references)))
 
 
+class Deferred(ABC):
+    """What stands for a tensor until it is loaded. A tensor that is put together of parts loads them at once."""
+
+    @abstractmethod
+    def load(self) -> torch.Tensor:
+        """Return the dense tensor."""
+
+
 class ObjectLoader:
     """The objects of one document while they are read: each leaf is fetched once, each object made once."""
 
     def __init__(self, objects: Sequence[TensorObject], fetch: Callable[[int], Any]) -> None:
         self._objects = objects
         self._fetch = fetch
-        self._leaves: dict[int, torch.Tensor] = {}
+        self._leaves: dict[int, Any] = {}
         self._made: dict[int, Any] = {}
 
     def load(self, number: int) -> Any:
         """Return the object of this number."""
         if number not in self._made:
             tensor = self._objects[number]
+            if tensor.form == DENSE and type(tensor.references[0]) is int:
+                leaf = self._fetched(tensor.references[0])
+                if isinstance(leaf, Deferred):
+                    return leaf
             parts = [self._part(reference) for reference in tensor.references]
             self._made[number] = put_together(tensor.form, tensor.flags, parts)
         return self._made[number]
@@ -99,11 +110,16 @@ class ObjectLoader:
         return self._leaf(_leaf_of(reference))
 
     def _leaf(self, index: int) -> torch.Tensor:
+        leaf = self._fetched(index)
+        if isinstance(leaf, Deferred):
+            leaf = self._leaves[index] = leaf.load()
+        if type(leaf) is not torch.Tensor or leaf.layout != torch.strided:
+            raise InvalidInputError(f"leaf {index} was given as {type(leaf).__name__}; give a dense torch.Tensor")
+        return leaf
+
+    def _fetched(self, index: int) -> Any:
         if index not in self._leaves:
-            leaf = self._fetch(index)
-            if type(leaf) is not torch.Tensor or leaf.layout != torch.strided:
-                raise InvalidInputError(f"leaf {index} was given as {type(leaf).__name__}; give a dense torch.Tensor")
-            self._leaves[index] = leaf
+            self._leaves[index] = self._fetch(index)
         return self._leaves[index]
 
 

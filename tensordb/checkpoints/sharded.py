@@ -15,19 +15,21 @@ from typing import Any
 import torch
 
 from tensordb.catalog import checkpoints
+from tensordb.catalog.deltas import StoredContent
 from tensordb.checkpoints import history, saving
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row
 from tensordb.checkpoints.loading import document_of
 from tensordb.checkpoints.requests import Facts
 from tensordb.checkpoints.roles import config_of
+from tensordb.checkpoints.saving import WrittenTensor
 from tensordb.checkpoints.shards import name_of_whole
-from tensordb.checkpoints.storing import StoredTensor, TensorStore
 from tensordb.checkpoints.tree import Leaf, flatten, unflatten_values
 from tensordb.checkpoints.wire import split, with_note
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.encoding.workers import for_each
-from tensordb.engine import Database, ObjectSource
-from tensordb.errors import CheckpointNotFoundError, InvalidInputError, ReadOnlyError
+from tensordb.engine import Database, ObjectSource, Stored
+from tensordb.engine.contents import ContentWriter
+from tensordb.errors import CheckpointNotFoundError, ConflictError, IntegrityError, InvalidInputError, ReadOnlyError
 
 Note = Callable[[Callable[[torch.Tensor], int]], Any]
 """Makes the note of a checkpoint, given what says which leaf a stand-in is."""
@@ -86,6 +88,14 @@ class ShardedCheckpoint:
     object_ids: dict[int, bytes]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredTensor:
+    """A part of a checkpoint that is stored and not committed yet; plain data that can be sent to another process."""
+
+    tensor: WrittenTensor
+    place: Stored | StoredContent
+
+
 class ShardedCheckpoints:
     """What writers and readers of sharded checkpoints are built on."""
 
@@ -119,9 +129,10 @@ class ShardedCheckpoints:
         """
         if self._db.read_only:
             raise ReadOnlyError(f"saving {run!r}: the database was opened with read_only=True; open it without")
-        written = TensorStore(self._db, run, configs).write(leaves)
+        writer = ContentWriter(self._db, sharing=True)
+        written = saving.write_tensors(self._db, writer, run, configs, leaves)
         self._db.payloads.flush()
-        return written
+        return [StoredTensor(each, writer.place(each.content_id)) for each in written]
 
     def commit(
         self, facts: Facts, tree: Any, stand_ins: Mapping[int, StoredTensor], note: Note, configs: KeyConfigs
@@ -145,14 +156,31 @@ class ShardedCheckpoints:
         attached = flatten(note(lambda stand_in: positions[stand_in.data_ptr()])).document
         others = [leaf for leaf, place in zip(flat.leaves, places, strict=True) if place not in stand_ins]
         with self._db.payloads.writing():
-            more = iter(TensorStore(self._db, facts.run, configs).write(others) if others else [])
+            writer = ContentWriter(self._db, sharing=True)
+            more = iter(saving.write_tensors(self._db, writer, facts.run, configs, others))
             written = [
-                replace(stand_ins[place], name=leaf.name) if place in stand_ins else next(more)
+                replace(stand_ins[place].tensor, name=leaf.name) if place in stand_ins else next(more)
                 for leaf, place in zip(flat.leaves, places, strict=True)
             ]
-            document = saving.put_document(self._db, with_note(flat.document, attached))
+            document = saving.write_document(self._db, with_note(flat.document, attached))
             self._db.payloads.flush()
-            return saving.commit(self._db, facts, document, written)
+            writer.adopt(_places(stand_ins.values()))
+            with self._db.catalog.write(f"saving a checkpoint of {facts.run!r}"):
+                self._check_written(stand_ins.values())
+                return saving.commit(self._db, writer, facts, written, document)
+
+    def _check_written(self, stored: Iterable[StoredTensor]) -> None:
+        """Look for payloads again, inside the write block: the segments of a process that was killed are unlocked."""
+        locations = [each.place.location for each in stored if isinstance(each.place, Stored) and each.place.location]
+        last = {place.segment: place for place in sorted(locations, key=lambda place: place.offset)}
+        try:
+            for place in last.values():
+                self._db.payloads.read(place)
+        except IntegrityError as error:
+            raise ConflictError(
+                "payloads of this checkpoint were removed before its commit, as can happen when a process that wrote "
+                f"some of them was killed ({error}); save it again"
+            ) from error
 
     def find(self, run_or_id: str, *, step: int | None, which: str) -> ShardedCheckpoint:
         """Return a sharded checkpoint.
@@ -208,3 +236,12 @@ class ShardedCheckpoints:
     def _decoded(self, name: str, source: ObjectSource, index: Any) -> torch.Tensor:
         whole = index is ... or index == tuple(slice(0, size) for size in source.reader.spec.shape)
         return self._db.sources.decode(name, source, index=None if whole else index)
+
+
+def _places(stored: Iterable[StoredTensor]) -> dict[bytes, Stored | StoredContent]:
+    """Return one place for each content; of several the one that was there before, which adds nothing."""
+    places: dict[bytes, Stored | StoredContent] = {}
+    for each in stored:
+        if each.tensor.content_id not in places or isinstance(each.place, StoredContent):
+            places[each.tensor.content_id] = each.place
+    return places

@@ -16,6 +16,7 @@ import torch
 from tensordb.checkpoints.containers import TENSOR
 from tensordb.checkpoints.leaves import Leaf, part_names
 from tensordb.checkpoints.objects import (
+    Deferred,
     ObjectLoader,
     TensorObject,
     describe,
@@ -78,14 +79,15 @@ def flatten(tree: Any) -> Flattened:
 
 
 def unflatten(
-    document: bytes, tensor: Callable[[int], torch.Tensor], *, wanted: Callable[[str], bool] | None = None
+    document: bytes, tensor: Callable[[int], torch.Tensor | Deferred], *, wanted: Callable[[str], bool] | None = None
 ) -> Any:
     """Put a state together again.
 
     Args:
         document: From `flatten`.
         tensor: Gives the leaf of a number as a dense tensor that the state may keep; called once for each leaf that
-            is needed, in the order of the tree. For a number that it lacks it has to raise.
+            is needed, in the order of the tree. For a number that it lacks it has to raise. A `Deferred` takes the
+            place of its tensor.
         wanted: Whether the tensor or value of this name is wanted; containers are not asked for, except empty ones.
             Of dicts only the entries with something wanted are kept. Lists and tuples with something wanted keep
             their length, with None for the rest; sets are kept whole. When nothing is wanted the state is None.

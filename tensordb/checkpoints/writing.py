@@ -47,14 +47,14 @@ class TreeWriter:
             self.tokens.append(value)
         elif isinstance(value, torch.Tensor | np.ndarray | Sharded):
             self._write_tensor(value, path)
-        elif depth >= MAX_DEPTH:
+        elif depth >= MAX_DEPTH - (kind in BY_TYPE):
             raise InvalidInputError(f"{_where(path)} is nested deeper than {MAX_DEPTH} levels; flatten it")
         elif kind in CODES:
             self._open_container(value, path)
             _CONTENTS[kind](self, value, path, depth + 1)
             self._open.discard(id(value))
         elif kind in BY_TYPE:
-            self.write(self._form(BY_TYPE[kind], value, path), path, depth + 1)
+            self._write_form(BY_TYPE[kind], value, path, depth + 1)
         else:
             raise _refused(value, path)
 
@@ -126,12 +126,17 @@ class TreeWriter:
         for _, member_tokens in sorted(written, key=lambda pair: pair[0]):  # sets of text have another order each run
             tokens.extend(member_tokens)
 
-    def _form(self, kind: Kind, value: Any, path: Path) -> Any:
+    def _write_form(self, kind: Kind, value: Any, path: Path, depth: int) -> None:
         form = kind.take(value)
         if type(form) is not kind.form_type:
             raise _refused(value, path)
         self.tokens.append(mark(kind.code))
-        return form
+        if type(form) is not tuple:
+            self.tokens.append(form)
+            return
+        self.tokens.append(mark(CODES[tuple], len(form)))
+        for item in form:  # their path is the value's: where in its form they are says nothing to its owner
+            self.write(item, path, depth + 1)
 
 
 _CONTENTS: dict[type, Callable[[TreeWriter, Any, Path, int], None]] = {

@@ -5,15 +5,15 @@ writes its own shards, through a database of its own on the same folder; the coo
 checkpoint is there whole or not at all. What is loaded may be sharded otherwise: each rank decodes only the chunks
 that its own shards touch. Nothing is pickled: values that are no tensors are stored as `db.checkpoints` stores them.
 
->>> import tempfile
+>>> import tempfile, warnings
 >>> import torch
 >>> import torch.distributed.checkpoint as dcp
 >>> from tensordb.integrations.dcp import TensorDBReader, TensorDBWriter
->>> with tempfile.TemporaryDirectory() as folder:
+>>> with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):  # dcp says: no ranks
 ...     state = {"model": torch.nn.Linear(4, 2).state_dict(), "step": 7}
-...     _ = dcp.save(state, storage_writer=TensorDBWriter(folder, "run", step=7), no_dist=True)
+...     _ = dcp.save(state, storage_writer=TensorDBWriter(folder, "run", step=7))
 ...     found = {"model": torch.nn.Linear(4, 2).state_dict(), "step": 0}
-...     dcp.load(found, storage_reader=TensorDBReader(folder, "run"), no_dist=True)
+...     dcp.load(found, storage_reader=TensorDBReader(folder, "run"))
 >>> found["step"], torch.equal(found["model"]["weight"], state["model"]["weight"])
 (7, True)
 
@@ -151,7 +151,7 @@ class TensorDBWriter(StorageWriter):
             self._facts.run, (_leaf_of(item, planner) for item in kept), sharded.configs(self._preset)
         )
         results += [
-            WriteResult(item.index, nbytes_of(each.spec), each) for item, each in zip(kept, stored, strict=True)
+            WriteResult(item.index, nbytes_of(each.tensor.spec), each) for item, each in zip(kept, stored, strict=True)
         ]
         return _done(results)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import enum
 import functools
 import sys
@@ -40,6 +41,11 @@ class Marked(torch.Tensor):
     pass
 
 
+class Zone(dt.tzinfo):
+    def utcoffset(self, when):
+        return dt.timedelta(0)
+
+
 class Text(str):
     __slots__ = ()
 
@@ -53,6 +59,11 @@ def freed():
     tensor = torch.ones(4)
     tensor.untyped_storage().resize_(0)
     return tensor
+
+
+def unsorted():
+    columns, values = torch.tensor([1, 0]), torch.ones(2)
+    return torch.sparse_csr_tensor(torch.tensor([0, 2, 2]), columns, values, (2, 2), check_invariants=False)
 
 
 def shrunk():
@@ -73,6 +84,8 @@ REFUSED = {
     "optimizer": (lambda: torch.optim.SGD([nn.Parameter(torch.ones(1))]), "state_dict()"),
     "object": (lambda: object(), "dicts"),
     "deque": (lambda: deque([1]), "lists"),
+    "time zone of its own": (lambda: dt.datetime(2024, 1, 1, tzinfo=Zone()), "Zone"),
+    "unsorted csr": (unsorted, "rules of its layout"),
     "text subclass": (lambda: Text("x"), "text"),
     "generator": (lambda: torch.Generator(), "tensors"),
     "structured scalar": (lambda: np.zeros(1, "i4,f4")[0], "numbers"),
@@ -130,6 +143,19 @@ def test_the_deepest_tree_comes_back_and_a_deeper_one_is_refused():
     for depth in (MAX_DEPTH + 1, 100_000):
         with pytest.raises(InvalidInputError, match="nested deeper"):
             flatten(nested(depth))
+
+
+def test_a_value_of_several_parts_fits_at_any_depth_where_it_is_accepted():
+    for depth in range(MAX_DEPTH - 3, MAX_DEPTH + 1):
+        tree = {"size": torch.Size([1]), "slice": slice(slice(1))}
+        for _ in range(depth):
+            tree = [tree]
+        try:
+            flat = flatten(tree)
+        except InvalidInputError:
+            assert depth > MAX_DEPTH - 4
+        else:
+            assert unflatten(flat.document, lambda index: None) == tree
 
 
 def test_a_key_nested_too_deep_is_refused():

@@ -19,7 +19,10 @@ def share_memory(one, other):
     one = torch.view_as_real(one) if one.dtype == torch.complex32 else one
     before, kept = bits(other), one.detach().clone()
     with torch.no_grad():
-        one.copy_(torch.from_numpy(~np.frombuffer(bits(one), np.uint8)).view(one.dtype).reshape(one.shape))
+        if one.dtype == torch.bool:
+            one.logical_not_()
+        else:
+            one.copy_(torch.from_numpy(~np.frombuffer(bits(one), np.uint8)).view(one.dtype).reshape(one.shape))
         changed = bits(other) != before
         one.copy_(kept)
     return changed
@@ -171,3 +174,8 @@ def test_any_two_views_share_memory_after_as_before(views):
     for left in range(len(tensors)):
         for right in range(len(tensors)):
             assert share_memory(result[left], result[right]) == share_memory(tensors[left], tensors[right])
+
+
+def test_thousands_of_columns_of_one_matrix_are_leaves_of_their_own():
+    matrix = torch.randn(20, 2000)
+    assert len(names([matrix[:, column] for column in range(2000)])) == 2000

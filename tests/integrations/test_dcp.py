@@ -280,7 +280,7 @@ def test_planners_that_know_values_only_pickled_are_refused(db: TensorStorage) -
 
 def test_a_state_that_the_planner_does_not_flatten_stays_as_it_is(db: TensorStorage) -> None:
     state = {"w": torch.ones(3), "nested": {"numbers": {1: 2}, "tensor": torch.zeros(2)}}
-    save(db, state, planner=DefaultSavePlanner(flatten_state_dict=False))
+    save(db, state, planner=DefaultSavePlanner(False, False))
     found = load(db, {"w": torch.zeros(3), "nested": None}, planner=DefaultLoadPlanner(False, False))
     assert found["nested"]["numbers"] == {1: 2} == db.checkpoints.load("run")["nested"]["numbers"]
     assert torch.equal(found["nested"]["tensor"], torch.zeros(2))
