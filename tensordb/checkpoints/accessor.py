@@ -15,6 +15,7 @@ from tensordb.checkpoints.background import Background, PendingCheckpoint
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row
 from tensordb.checkpoints.comparing import compare as compare_checkpoints
 from tensordb.checkpoints.diff import CheckpointDiff
+from tensordb.checkpoints.gathering import on_first_rank
 from tensordb.checkpoints.history import Mode
 from tensordb.checkpoints.loading import open_checkpoint, selection
 from tensordb.checkpoints.requests import Facts, Request
@@ -22,10 +23,11 @@ from tensordb.checkpoints.restoring import LoadReport, check_strict, compare, lo
 from tensordb.checkpoints.retention import PruneReport, Retention, prune
 from tensordb.checkpoints.roles import RoleConfigs, state_tree
 from tensordb.checkpoints.saving import save
-from tensordb.checkpoints.tree import Leaf, flatten
+from tensordb.checkpoints.sharded import ShardedCheckpoints
+from tensordb.checkpoints.tree import Flattened, Leaf, flatten
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
-from tensordb.errors import CheckpointNotFoundError, ReadOnlyError
+from tensordb.errors import CheckpointNotFoundError, InvalidInputError, ReadOnlyError
 from tensordb.overloading import overload
 
 Listed = list[Checkpoint]
@@ -100,6 +102,10 @@ class Checkpoints:
     ) -> Checkpoint | PendingCheckpoint:
         """Save the state of this moment.
 
+        Where ranks of a process group share tensors (DTensor, as of FSDP), all of them have to call this: they gather
+        each tensor together, the first rank writes, and all return the same checkpoint. Any other state is saved by
+        whichever rank calls this, for itself. `tensordb.integrations.dcp` gathers nothing: each rank writes its shards.
+
         Args:
             run: Name of the run, any text; it is made when it is new.
             model: A module, of which parameters and buffers are saved, or a state dict.
@@ -130,16 +136,31 @@ class Checkpoints:
         if self._db.read_only:
             raise ReadOnlyError(f"saving {run!r}: the database was opened with read_only=True; open it without")
 
-        def request(*, copied: bool) -> Request:
+        def flat() -> Flattened:
             tree = state_tree(model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, state=state, rng=rng)
-            flat = flatten(tree)
-            leaves = [Leaf(each.name, tensors.owned(each.tensor)) for each in flat.leaves] if copied else flat.leaves
-            return Request(facts, leaves, flat.document, configs)
+            return flatten(tree)
+
+        def copied() -> Request:
+            flattened = flat()
+            if flattened.gathered:
+                raise InvalidInputError(
+                    "async_=True is not for tensors that ranks share, which all of them gather; save without, or with "
+                    "torch.distributed.checkpoint.async_save and tensordb.integrations.dcp"
+                )
+            leaves = [Leaf(each.name, tensors.owned(each.tensor)) for each in flattened.leaves]
+            return Request(facts, leaves, flattened.document, configs)
 
         if async_:
-            return self._background.start(lambda: partial(save, self._db, request(copied=True)))
+            return self._background.start(lambda: partial(save, self._db, copied()))
         self._background.settle()
-        return save(self._db, request(copied=False))
+        flattened = flat()
+        write = partial(save, self._db, Request(facts, flattened.leaves, flattened.document, configs))
+        return on_first_rank(write) if flattened.gathered else write()
+
+    @property
+    def sharded(self) -> ShardedCheckpoints:
+        """What writers and readers of checkpoints are built on that several processes save together."""
+        return ShardedCheckpoints(self._db)
 
     def wait(self) -> None:
         """Wait until what is saved in the background is durable; raise what went wrong with it."""
