@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -13,6 +13,8 @@ from tensordb import tensors
 from tensordb.checkpoints import history, randomness
 from tensordb.checkpoints.background import Background, PendingCheckpoint
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row
+from tensordb.checkpoints.comparing import compare as compare_checkpoints
+from tensordb.checkpoints.diff import CheckpointDiff
 from tensordb.checkpoints.history import Mode
 from tensordb.checkpoints.loading import open_checkpoint, selection
 from tensordb.checkpoints.requests import Facts, Request
@@ -24,18 +26,11 @@ from tensordb.checkpoints.tree import Leaf, flatten
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
 from tensordb.errors import CheckpointNotFoundError, ReadOnlyError
-
-if TYPE_CHECKING:
-    from typing import overload
-else:
-
-    def overload(function: Any) -> Any:
-        """Leave a function out of typing's registry, which would hold DuckDB beyond the end of the interpreter."""
-        return function
-
+from tensordb.overloading import overload
 
 Listed = list[Checkpoint]
 Names = list[str]  # `list` is a method below
+Side = str | Checkpoint | tuple[str, int | str | None]
 Preset = str | CompressionConfig | Mapping[str, str | CompressionConfig] | None
 
 
@@ -51,7 +46,7 @@ class Checkpoints:
         self._background = Background()
 
     @overload
-    def save(  # noqa: D102
+    def save(
         self,
         run: str,
         model: Any = None,
@@ -69,7 +64,7 @@ class Checkpoints:
         async_: Literal[False] = False,
     ) -> Checkpoint: ...
     @overload
-    def save(  # noqa: D102, F811
+    def save(
         self,
         run: str,
         model: Any = None,
@@ -86,7 +81,7 @@ class Checkpoints:
         rng: bool = True,
         async_: Literal[True],
     ) -> PendingCheckpoint: ...
-    def save(  # noqa: F811
+    def save(
         self,
         run: str,
         model: Any = None,
@@ -284,10 +279,34 @@ class Checkpoints:
         self._background.settle()
         return history.best(self._db, metric, run, mode)
 
-    def log(self, run_or_id: str | Checkpoint) -> Listed:
-        """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks."""
+    def log(self, run_or_id: str | Checkpoint | None = None) -> Listed:
+        """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks.
+
+        Args:
+            run_or_id: None for the newest checkpoint of all runs.
+        """
         self._background.settle()
         return history.log(self._db, run_or_id)
+
+    def diff(self, a: Side, b: Side, *, keys: str | Sequence[str] | None = None, values: bool = True) -> CheckpointDiff:
+        """Compare two checkpoints, tensor by tensor.
+
+        Tensors of the same content are equal without reading a byte of them; others are decoded a piece at a time and
+        compared in float64.
+
+        Args:
+            a: A run (its newest checkpoint), a checkpoint id, a `Checkpoint`, or a pair of a run and a step or tag:
+                ``("baseline", 100)``, ``("baseline", "best")``.
+            b: What to compare it with.
+            keys: Names, or shell-style patterns of names, to compare nothing else, as for `load`.
+            values: False for what the catalog knows: equal or not, and the bytes that both share.
+
+        Raises:
+            CheckpointNotFoundError: There is no such checkpoint.
+            IntegrityError: Stored bytes are damaged; the message names the tensor.
+        """
+        self._background.settle()
+        return compare_checkpoints(self._db, a, b, keys=keys, values=values)
 
     def tag(
         self,
@@ -306,10 +325,14 @@ class Checkpoints:
         """Delete a tag; its checkpoint stays."""
         history.untag(self._db, run, tag)
 
-    def fork(
-        self, run_or_id: str | Checkpoint, new_run: str, *, step: int | None = None, which: str = "latest"
-    ) -> Checkpoint:
+    def fork(self, run_or_id: str | Checkpoint, step: int | None, new_run: str, *, which: str = "latest") -> Checkpoint:
         """Begin a new run with a checkpoint of another; no byte is copied, and each may be deleted by itself.
+
+        Args:
+            run_or_id: The run, or a checkpoint.
+            step: The newest checkpoint of this step; None for the one that `which` names.
+            new_run: Name of the new run.
+            which: ``"latest"`` or a tag.
 
         Raises:
             AlreadyExistsError: There is a run of the new name.

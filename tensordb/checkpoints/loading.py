@@ -17,13 +17,11 @@ from tensordb.catalog import checkpoints
 from tensordb.catalog.checkpoints import CheckpointRow
 from tensordb.checkpoints.objects import Deferred
 from tensordb.checkpoints.tree import tensor_paths, unflatten
-from tensordb.encoding.workers import for_each
 from tensordb.engine import Database, ObjectSource
+from tensordb.engine.contents import on_all_cores
 from tensordb.errors import IntegrityError, InvalidInputError
 from tensordb.model import Encoding
 from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
-
-_LARGE_NBYTES = 4 << 20
 
 
 class LazyTensor(Deferred):
@@ -108,11 +106,9 @@ class Opened:
             name = f"tensor {self.names[position]!r} of checkpoint step {self.row.step} of run {self.row.run!r}"
             decoded[position] = _placed(db.sources.decode(name, self.sources[position]), device)
 
-        large = [key for key, source in self.sources.items() if nbytes_of(source.reader.spec) >= _LARGE_NBYTES]
-        small = sorted(self.sources.keys() - set(large))
-        for_each(len(small), lambda index: work(small[index]))
-        for position in large:
-            work(position)
+        positions = list(self.sources)
+        sizes = [nbytes_of(self.sources[position].reader.spec) for position in positions]
+        on_all_cores(sizes, range(len(positions)), lambda at: work(positions[at]))
         return decoded
 
 
@@ -120,7 +116,7 @@ def open_checkpoint(
     db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow, wanted: Callable[[str], bool] | None
 ) -> Opened:
     """Find what a checkpoint, or the part of it that is wanted, is stored as; inside a catalog block."""
-    document = _document(db, con, row)
+    document = document_of(db, con, row)
     rows = checkpoints.tensors(con, row.number)
     if wanted is not None:
         needed = {index for path, indices in tensor_paths(document).items() if wanted(path) for index in indices}
@@ -152,7 +148,8 @@ def selection(keys: Any) -> Callable[[str], bool] | None:
     return lambda name: name.startswith(begins) or any(name == each or fnmatchcase(name, each) for each in patterns)
 
 
-def _document(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
+def document_of(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
+    """Return the document of a checkpoint, inside a catalog block."""
     document, object_id = checkpoints.document(con, row.number)
     if object_id is None:
         if document is None:

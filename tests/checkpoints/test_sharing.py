@@ -10,6 +10,7 @@ from torch import nn
 
 from tensordb import TensorStorage
 from tensordb.checkpoints import saving
+from tensordb.engine import contents
 
 
 def drift(weight: torch.Tensor, seed: int) -> torch.Tensor:
@@ -78,7 +79,7 @@ def test_a_new_chain_begins_when_the_tensor_has_moved_too_far(db: TensorStorage)
 
 
 def test_a_chain_is_bounded_in_length(db: TensorStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "MAX_DELTAS", 2)
+    monkeypatch.setattr(contents, "MAX_DELTAS", 2)
     weight = torch.randn(20_000).bfloat16()
     for step in range(5):
         db.checkpoints.save("run", {"w": nudged(weight, step)}, step=step, rng=False)
@@ -193,7 +194,7 @@ def test_a_fork_shares_every_byte_and_lives_by_itself(db: TensorStorage) -> None
     model = nn.Linear(200, 200)
     db.checkpoints.save("run", model, step=1)
     before = payload_nbytes(db)
-    forked = db.checkpoints.fork("run", "copy")
+    forked = db.checkpoints.fork("run", 1, "copy")
     assert (forked.run, forked.step, forked.added_nbytes) == ("copy", 1, 0)
     assert payload_nbytes(db) == before
     db.checkpoints.delete_run("run")
