@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import duckdb
 
+from tensordb.catalog.deltas import CHAIN_COLUMNS, CHAIN_JOINS, Chain
 from tensordb.catalog.ids import first_sequence
 from tensordb.catalog.rows import first, scalar
+from tensordb.model import TensorSpec
 
 
 class RunRow(NamedTuple):
@@ -81,15 +83,21 @@ class TensorRow(NamedTuple):
     norm: float | None
 
 
-class NamedObject(NamedTuple):
-    """What a tensor of a checkpoint is stored as; `length` and `chain_nbytes` as in `catalog.deltas`."""
+class StoredTensor(NamedTuple):
+    """A tensor of a checkpoint with what it is and where.
 
+    Attributes:
+        content_id: Empty when its object is missing.
+        nbytes: Raw bytes.
+    """
+
+    position: int
     name: str
     object_id: bytes
     content_id: bytes
+    spec: TensorSpec
+    nbytes: int
     stored_nbytes: int
-    length: int
-    chain_nbytes: int
 
 
 class NamedTensor(NamedTuple):
@@ -227,18 +235,33 @@ def tensors(con: duckdb.DuckDBPyConnection, number: int) -> list[TensorRow]:
     return [TensorRow(*row) for row in rows.fetchall()]
 
 
-def named_objects(con: duckdb.DuckDBPyConnection, number: int) -> list[NamedObject]:
-    """Return what the tensors of a checkpoint are stored as."""
+def stored_tensors(con: duckdb.DuckDBPyConnection, number: int) -> list[StoredTensor]:
+    """Return the tensors of a checkpoint in their order, with their specs and sizes."""
     rows = con.execute(
         """
-        SELECT t.name, t.object_id, o.content_id, o.stored_nbytes, coalesce(d.length, 0),
-            coalesce(d.chain_nbytes, o.stored_nbytes)
-        FROM tensordb.checkpoint_tensors t JOIN tensordb.objects o USING (object_id)
-            LEFT JOIN tensordb.deltas d USING (object_id)
+        SELECT t.position, t.name, t.object_id, coalesce(o.content_id, ''::BLOB), s.dtype, s.shape, s.nbytes,
+            coalesce(o.stored_nbytes, 0)
+        FROM tensordb.checkpoint_tensors t JOIN tensordb.specs s USING (spec_id)
+            LEFT JOIN tensordb.objects o USING (object_id)
+        WHERE t.number = ? ORDER BY t.position""",
+        [number],
+    )
+    return [
+        StoredTensor(position, name, object_id, content_id, TensorSpec(dtype, tuple(shape)), nbytes, stored_nbytes)
+        for position, name, object_id, content_id, dtype, shape, nbytes, stored_nbytes in rows.fetchall()
+    ]
+
+
+def chains(con: duckdb.DuckDBPyConnection, number: int) -> dict[str, Chain]:
+    """Return the chains that end with the tensors of a checkpoint, by their names."""
+    rows = con.execute(
+        f"""
+        SELECT t.name, {CHAIN_COLUMNS}
+        FROM tensordb.checkpoint_tensors t JOIN tensordb.objects o ON o.object_id = t.object_id {CHAIN_JOINS}
         WHERE t.number = ?""",
         [number],
     )
-    return [NamedObject(*row) for row in rows.fetchall()]
+    return {name: Chain(*row) for name, *row in rows.fetchall()}
 
 
 def named_tensors(con: duckdb.DuckDBPyConnection) -> list[NamedTensor]:

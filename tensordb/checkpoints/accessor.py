@@ -13,6 +13,8 @@ from tensordb import tensors
 from tensordb.checkpoints import history, randomness
 from tensordb.checkpoints.background import Background, PendingCheckpoint
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row
+from tensordb.checkpoints.comparing import compare as compare_checkpoints
+from tensordb.checkpoints.diff import CheckpointDiff
 from tensordb.checkpoints.history import Mode
 from tensordb.checkpoints.loading import open_checkpoint, selection
 from tensordb.checkpoints.requests import Facts, Request
@@ -28,6 +30,7 @@ from tensordb.overloading import overload
 
 Listed = list[Checkpoint]
 Names = list[str]  # `list` is a method below
+Side = str | Checkpoint | tuple[str, int | str | None]
 Preset = str | CompressionConfig | Mapping[str, str | CompressionConfig] | None
 
 
@@ -280,6 +283,26 @@ class Checkpoints:
         """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks."""
         self._background.settle()
         return history.log(self._db, run_or_id)
+
+    def diff(self, a: Side, b: Side, *, keys: str | Sequence[str] | None = None, values: bool = True) -> CheckpointDiff:
+        """Compare two checkpoints, tensor by tensor.
+
+        Tensors of the same content are equal without reading a byte of them; others are decoded a piece at a time and
+        compared in float64.
+
+        Args:
+            a: A run (its newest checkpoint), a checkpoint id, a `Checkpoint`, or a pair of a run and a step or tag:
+                ``("baseline", 100)``, ``("baseline", "best")``.
+            b: What to compare it with.
+            keys: Names, or shell-style patterns of names, to compare nothing else, as for `load`.
+            values: False for what the catalog knows: equal or not, and the bytes that both share.
+
+        Raises:
+            CheckpointNotFoundError: There is no such checkpoint.
+            IntegrityError: Stored bytes are damaged; the message names the tensor.
+        """
+        self._background.settle()
+        return compare_checkpoints(self._db, a, b, keys=keys, values=values)
 
     def tag(
         self,

@@ -15,6 +15,7 @@ import torch
 
 from tensordb.catalog import checkpoints
 from tensordb.catalog.checkpoints import CheckpointRow
+from tensordb.checkpoints.objects import Deferred
 from tensordb.checkpoints.tree import tensor_paths, unflatten
 from tensordb.engine import Database, ObjectSource
 from tensordb.engine.contents import on_all_cores
@@ -23,7 +24,7 @@ from tensordb.model import Encoding
 from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
 
 
-class LazyTensor:
+class LazyTensor(Deferred):
     """A tensor of a checkpoint that is read when it is asked for; it stays readable when the checkpoint is deleted.
 
     Attributes:
@@ -115,7 +116,7 @@ def open_checkpoint(
     db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow, wanted: Callable[[str], bool] | None
 ) -> Opened:
     """Find what a checkpoint, or the part of it that is wanted, is stored as; inside a catalog block."""
-    document = _document(db, con, row)
+    document = document_of(db, con, row)
     rows = checkpoints.tensors(con, row.number)
     if wanted is not None:
         needed = {index for path, indices in tensor_paths(document).items() if wanted(path) for index in indices}
@@ -142,10 +143,13 @@ def selection(keys: Any) -> Callable[[str], bool] | None:
     patterns = [keys] if isinstance(keys, str) else keys
     if not isinstance(patterns, Sequence) or not all(isinstance(each, str) and each for each in patterns):
         raise InvalidInputError(f"keys is {keys!r}; give names or patterns such as ['model.encoder.*', 'optimizer']")
-    return lambda name: any(name == each or name.startswith(f"{each}.") or fnmatchcase(name, each) for each in patterns)
+    # A name whose keys are quoted (`paths.unique_names`) begins with the role in brackets.
+    begins = tuple(begin for each in patterns for begin in (f"{each}.", f"[{each!r}]"))
+    return lambda name: name.startswith(begins) or any(name == each or fnmatchcase(name, each) for each in patterns)
 
 
-def _document(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
+def document_of(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
+    """Return the document of a checkpoint, inside a catalog block."""
     document, object_id = checkpoints.document(con, row.number)
     if object_id is None:
         if document is None:

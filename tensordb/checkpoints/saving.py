@@ -16,7 +16,7 @@ import torch
 from tensordb import tensors
 from tensordb.catalog import checkpoints
 from tensordb.catalog.checkpoints import NewCheckpoint, TensorRow
-from tensordb.catalog.deltas import StoredContent
+from tensordb.catalog.deltas import Chain
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row
 from tensordb.checkpoints.requests import Request
 from tensordb.checkpoints.tree import Leaf
@@ -52,7 +52,7 @@ class _Writing:
         self._db = db
         self._request = request
         self._writer = writer
-        self._before: dict[str, StoredContent] = {}
+        self._before: dict[str, Chain] = {}
 
     def run(self) -> Checkpoint:
         """Write all tensors, then commit."""
@@ -63,18 +63,12 @@ class _Writing:
         self._db.payloads.flush()
         return self._commit(written, document)
 
-    def _fetch_before(self) -> dict[str, StoredContent]:
+    def _fetch_before(self) -> dict[str, Chain]:
         """Return what the tensors of the run's newest checkpoint are stored as."""
         with self._db.catalog.read() as con:
             run = checkpoints.run_named(con, self._request.facts.run)
             number = checkpoints.latest(con, run.run_id) if run else None
-            found = [] if number is None else checkpoints.named_objects(con, number)
-        return {
-            each.name: StoredContent(
-                each.content_id, each.object_id, each.stored_nbytes, each.length, each.chain_nbytes
-            )
-            for each in found
-        }
+            return {} if number is None else checkpoints.chains(con, number)
 
     def _write(self, group: Sequence[Leaf]) -> list[_Tensor]:
         """Write the tensors of a group that are not stored yet."""

@@ -16,19 +16,17 @@ import torch
 
 from tensordb import tensors
 from tensordb.catalog import deltas, objects
-from tensordb.catalog.deltas import StoredContent
+from tensordb.catalog.deltas import Chain, StoredContent
 from tensordb.encoding.pipeline import Prepared, prepare
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.encoding.workers import for_each
 from tensordb.engine.database import Database
 from tensordb.engine.sources import ObjectSource
 from tensordb.engine.writer import BaseGoneError, Stored
-from tensordb.errors import ConflictError
+from tensordb.errors import ConflictError, FormatError, IntegrityError
 
-MAX_DELTAS = 8
-"""Bases that a tensor may have one behind the other; the next difference is stored by itself again."""
-MAX_CHAIN = 1.5
-"""Stored bytes of a tensor and its bases, over its raw bytes, up to which another difference may follow."""
+MAX_DELTAS = 64
+"""Differences from one tensor, after which the next version is stored by itself again."""
 _ATTEMPTS = 4
 _GROUP_NBYTES = 256 << 20
 _GROUP_TENSORS = 1 << 14
@@ -47,14 +45,14 @@ class Content:
         config: What to encode it with.
         rules_name: What the config's rules know it by, None when it has no name.
         title: What it is called in errors.
-        before: What it may be stored as a difference from.
+        before: The chain that it may continue, as another difference from what that began with.
     """
 
     tensor: torch.Tensor
     config: CompressionConfig
     rules_name: str | None
     title: str
-    before: StoredContent | None = None
+    before: Chain | None = None
 
     @property
     def nbytes(self) -> int:
@@ -117,11 +115,7 @@ class ContentWriter:
         fresh, bases = self._look_up(group, contents)
 
         def finish(index: int) -> None:
-            before, source = bases.get(index, (None, None))
-            prepared = ready.pop(index)
-            if before is not None and source is not None:
-                prepared = replace(prepared, base=source.as_base(before.content_id))
-            self._stored[contents[index]] = self._db.writer.put_whole(prepared, before)
+            self._stored[contents[index]] = self._put(ready.pop(index), *bases.get(index, (None, None)))
 
         on_all_cores(sizes, fresh, finish)
         return contents
@@ -162,7 +156,7 @@ class ContentWriter:
 
     def _look_up(
         self, group: Sequence[Content], contents: Sequence[bytes]
-    ) -> tuple[list[int], dict[int, tuple[StoredContent, ObjectSource]]]:
+    ) -> tuple[list[int], dict[int, tuple[Chain, ObjectSource]]]:
         """Return which tensors have to be written, one of each content, and from what some may be differences."""
         with self._db.catalog.read() as con:
             if self._sharing:
@@ -170,22 +164,41 @@ class ContentWriter:
                 self._known |= deltas.with_content(con, list(unknown))
             first = {content: index for index, content in reversed(list(enumerate(contents)))}
             fresh = sorted(first[each] for each in first.keys() - self._known.keys() - self._stored.keys())
-            likely = {index: before for index in fresh if (before := self._base_of(group[index])) is not None}
-            names = {before.object_id: f"the base of {group[index].title}" for index, before in likely.items()}
+            likely = {index: chain for index in fresh if (chain := self._chain_of(group[index])) is not None}
+            names = {chain.key_id: f"the base of {group[index].title}" for index, chain in likely.items()}
             # One that is damaged is no base; the tensor is then stored by itself.
             opened = {
                 key: source for key, source in self._db.sources.try_open(con, names) if isinstance(source, ObjectSource)
             }
         return fresh, {
-            index: (before, opened[before.object_id]) for index, before in likely.items() if before.object_id in opened
+            index: (chain, opened[chain.key_id]) for index, chain in likely.items() if chain.key_id in opened
         }
 
-    def _base_of(self, content: Content) -> StoredContent | None:
-        """Return what a tensor may be a difference from, where that is read fast enough."""
-        before = content.before
-        if before is None or not self._sharing or before.length >= MAX_DELTAS:
+    def _chain_of(self, content: Content) -> Chain | None:
+        """Return the chain that a tensor may continue, where that is worth while.
+
+        All differences are from what the chain began with, and not from each other: reading one decodes two tensors,
+        however many versions lie between.
+        """
+        chain = content.before
+        if chain is None or not self._sharing or chain.length >= MAX_DELTAS:
             return None
-        return before if before.chain_nbytes <= MAX_CHAIN * content.nbytes else None
+        # Who names a codec, or none, wants that one.
+        config = content.config.for_tensor(content.rules_name, tensors.spec_of(content.tensor))
+        if config.compression not in ("auto", "best"):
+            return None
+        # Differences grow with the distance from their base. Once one is larger than what the versions of the chain
+        # took on average, another chain is cheaper.
+        return chain if not chain.length or chain.last_nbytes * (chain.length + 1) <= chain.nbytes else None
+
+    def _put(self, prepared: Prepared, chain: Chain | None, key: ObjectSource | None) -> Stored:
+        if chain is not None and key is not None:
+            try:
+                based = replace(prepared, base=key.as_base(chain.key_content))
+                return self._db.writer.put_whole(based, chain)
+            except (IntegrityError, FormatError):  # the base is damaged, which is for its own readers to learn
+                pass
+        return self._db.writer.put_whole(prepared)
 
 
 def attempts(db: Database, store: Callable[[ContentWriter], T], *, repeatable: bool = True) -> T:

@@ -15,7 +15,7 @@ import duckdb
 
 from tensordb import tensors
 from tensordb.catalog import deltas, documents, weights
-from tensordb.catalog.deltas import StoredContent
+from tensordb.catalog.deltas import Chain
 from tensordb.catalog.weights import LabelRow, NewWeight, WeightRow
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Database
@@ -112,10 +112,10 @@ def _write(writer: ContentWriter, group: Sequence[Request], config: CompressionC
     ]
 
 
-def _base(db: Database, base: Any) -> tuple[WeightRow, StoredContent | None]:
+def _base(db: Database, base: Any) -> tuple[WeightRow, Chain | None]:
     with db.catalog.read() as con:
         row = find_any(con, base, "base_hash")
-        return row, deltas.stored_as(con, row.object_id)
+        return row, deltas.chain_of(con, row.object_id)
 
 
 def _commit(db: Database, writer: ContentWriter, written: Sequence[_Written]) -> None:
