@@ -36,9 +36,9 @@ class Model:
     tokenizer: WordPiece
 
 
-def load_model() -> Model:
-    """Map the weights of MiniLM, or make the stand-in."""
-    path = model_file()
+def load_model(real: bool = True) -> Model:
+    """Map the weights of MiniLM, or make the stand-in where they are missing or not asked for."""
+    path = model_file() if real else None
     if path is None:
         vocabulary = words_of(documents(1)[:40])
         return Model("SYNTHETIC: seeded random values", _random_state(len(vocabulary)), WordPiece(vocabulary))
@@ -58,12 +58,18 @@ def batch_of(tokenizer: WordPiece, texts: Sequence[str], longest: int = 48) -> t
 
 def sentence_embeddings(state: State, ids: Tensor, mask: Tensor) -> Tensor:
     """Return the normalised mean of the last layer's states, ``[texts, width]``."""
+    hidden = hidden_states(state, ids, mask)
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return functional.normalize((hidden * weights).sum(1) / weights.sum(1))
+
+
+def hidden_states(state: State, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the last layer's states, ``[texts, tokens, width]``."""
     hidden = _normed(state, "embeddings.LayerNorm", _embedded(state, ids))
     layers = {name.split(".")[2] for name in state if name.startswith("encoder.layer.")}
     for number in sorted(layers, key=int):
         hidden = _layer(state, f"encoder.layer.{number}", hidden, mask)
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return functional.normalize((hidden * weights).sum(1) / weights.sum(1))
+    return hidden
 
 
 @torch.no_grad()

@@ -1,12 +1,14 @@
-"""Real English text, without a download, and the tokenizer that MiniLM reads it with.
+"""Real English text and source code, without a download, and the tokenizer that MiniLM reads them with.
 
-The text is Python's own reference and the docstrings of torch, which lie on every machine that runs this. It is the
-same on machines with the same versions of both.
+The text is Python's own reference and the docstrings of torch, the code Python's standard library, which lie on every
+machine that runs this. They are the same on machines with the same versions of both.
 """
 
 from __future__ import annotations
 
+import random
 import re
+import sysconfig
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,8 @@ from pydoc_data.topics import topics
 import torch
 
 UNKNOWN, START, END = "[UNK]", "[CLS]", "[SEP]"
+MASK = "[MASK]"
+_NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3"}
 _DOCSTRING = re.compile(r'"""(.*?)"""', re.DOTALL)
 _SENTENCE = re.compile(r"[A-Z][a-z]+(?: [\w,;:'()\"-]+){5,24}\.(?=\s)")
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -33,6 +37,22 @@ def documents(characters: int) -> list[str]:
     return texts
 
 
+def source_code(characters: int) -> str:
+    """Return modules of Python's standard library, in a fixed random order, until they have so many characters."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    paths = [path for path in folder.rglob("*.py") if not _NOT_LIBRARY & set(path.relative_to(folder).parts)]
+    paths.sort()
+    random.Random(0).shuffle(paths)
+    texts: list[str] = []
+    total = 0
+    for path in paths:
+        if total >= characters:
+            break
+        texts.append(path.read_text(encoding="utf-8", errors="ignore"))
+        total += len(texts[-1])
+    return "".join(texts)[:characters]
+
+
 def sentences(texts: Sequence[str], count: int) -> list[str]:
     """Return the first `count` different sentences of 6 to 25 words."""
     found: dict[str, None] = {}
@@ -45,7 +65,7 @@ def sentences(texts: Sequence[str], count: int) -> list[str]:
 
 def words_of(texts: Sequence[str]) -> list[str]:
     """Return the vocabulary of texts, whole words: what stands in for that of MiniLM."""
-    return [UNKNOWN, START, END, *sorted({word for text in texts for word in _WORD.findall(text.lower())})]
+    return [UNKNOWN, START, END, MASK, *sorted({word for text in texts for word in _WORD.findall(text.lower())})]
 
 
 class WordPiece:
@@ -53,7 +73,7 @@ class WordPiece:
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self._ids = {token: number for number, token in enumerate(vocabulary)}
-        self.start, self.end = self._ids[START], self._ids[END]
+        self.start, self.end, self.mask = (self._ids[token] for token in (START, END, MASK))
         self._word = cache(self._pieces)
 
     def encode(self, text: str) -> list[int]:

@@ -31,10 +31,12 @@ try:
         TensorDBError,
         TensorNotFoundError,
         UnknownPresetError,
+        WeightNotFoundError,
     )
     from tensordb.maintenance import DamagedRecord, VerifyReport
     from tensordb.model import Encoding, MeasuredError, TensorSpec
     from tensordb.storage import TensorStorage
+    from tensordb.weights.weight import Weight, WeightInfo
 finally:
     if _collecting:
         _gc.enable()
@@ -76,5 +78,8 @@ __all__ = [
     "TensorStorage",
     "UnknownPresetError",
     "VerifyReport",
+    "Weight",
+    "WeightInfo",
+    "WeightNotFoundError",
     "get_compression_preset",
 ]

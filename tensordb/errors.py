@@ -31,6 +31,10 @@ class CheckpointNotFoundError(NotFoundError):
     """No checkpoint matches."""
 
 
+class WeightNotFoundError(NotFoundError):
+    """No weight or delta has this hash."""
+
+
 class AlreadyExistsError(TensorDBError):
     """A dataset name or record id is taken."""
 

@@ -22,6 +22,7 @@ from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Database
 from tensordb.errors import InvalidInputError, NotFoundError, StoreError
 from tensordb.maintenance import Maintenance, VerifyReport
+from tensordb.weights.accessor import Weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +42,7 @@ class TensorStorage:
 
     Attributes:
         checkpoints: States of training runs: `save`, `load`, `resume`, history and retention.
+        weights: Single tensors by the hash of what they hold, and deltas between them.
         maintenance: `verify`, `gc` and `compact`.
 
     Raises:
@@ -73,6 +75,7 @@ class TensorStorage:
         self._db.config = config or get_compression_preset(DEFAULT_PRESET)
         self._inserter = Inserter(self._db)
         self.checkpoints = Checkpoints(self._db)
+        self.weights = Weights(self._db)
         self.maintenance = Maintenance(self._db)
 
     def close(self) -> None:

@@ -111,7 +111,7 @@ def plain(tensor: Any) -> torch.Tensor:
         raise InvalidInputError("a nested tensor cannot be stored; store each of tensor.unbind()")
     if tensor.layout != torch.strided:
         raise InvalidInputError(f"a tensor of layout {tensor.layout} cannot be stored; use tensor.to_dense()")
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         raise InvalidInputError("a meta tensor has no values to store; materialize it with to_empty(device='cpu')")
     if tensor.is_quantized:
         raise InvalidInputError(f"a tensor of dtype {tensor.dtype} cannot be stored; use tensor.dequantize()")

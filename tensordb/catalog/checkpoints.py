@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from tensordb.catalog.deltas import CHAIN_COLUMNS, CHAIN_JOINS, Chain
 from tensordb.catalog.ids import first_sequence
 from tensordb.catalog.rows import first, scalar
 from tensordb.model import TensorSpec
@@ -108,17 +109,6 @@ class StoredTensor(NamedTuple):
     spec: TensorSpec
     nbytes: int
     stored_nbytes: int
-
-
-class NamedObject(NamedTuple):
-    """What a tensor of a checkpoint is stored as; `length` and `chain_nbytes` as in `catalog.deltas`."""
-
-    name: str
-    object_id: bytes
-    content_id: bytes
-    stored_nbytes: int
-    length: int
-    chain_nbytes: int
 
 
 class NamedTensor(NamedTuple):
@@ -285,18 +275,16 @@ def stored_tensors(con: duckdb.DuckDBPyConnection, number: int) -> list[StoredTe
     ]
 
 
-def named_objects(con: duckdb.DuckDBPyConnection, number: int) -> list[NamedObject]:
-    """Return what the tensors of a checkpoint are stored as."""
+def chains(con: duckdb.DuckDBPyConnection, number: int) -> dict[str, Chain]:
+    """Return the chains that end with the tensors of a checkpoint, by their names."""
     rows = con.execute(
-        """
-        SELECT t.name, t.object_id, o.content_id, o.stored_nbytes, coalesce(d.length, 0),
-            coalesce(d.chain_nbytes, o.stored_nbytes)
-        FROM tensordb.checkpoint_tensors t JOIN tensordb.objects o USING (object_id)
-            LEFT JOIN tensordb.deltas d USING (object_id)
+        f"""
+        SELECT t.name, {CHAIN_COLUMNS}
+        FROM tensordb.checkpoint_tensors t JOIN tensordb.objects o ON o.object_id = t.object_id {CHAIN_JOINS}
         WHERE t.number = ?""",
         [number],
     )
-    return [NamedObject(*row) for row in rows.fetchall()]
+    return {name: Chain(*row) for name, *row in rows.fetchall()}
 
 
 def named_tensors(con: duckdb.DuckDBPyConnection, run_id: int | None = None) -> list[NamedTensor]:

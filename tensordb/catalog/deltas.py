@@ -1,6 +1,7 @@
 """SQL for the table of deltas: which object each one that is stored as a difference is read with.
 
-Invariant: a delta holds one reference to its base, so that a base outlives whatever else named it.
+Invariant: a delta holds one reference to its base, so that a base outlives whatever else named it. A chain is an object
+stored by itself and the deltas from it, in the order they were stored; each of them is read with that one base.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ class NewDelta(NamedTuple):
 
     Attributes:
         base_id: Object id of the base.
-        length: Bases one behind the other.
-        chain_nbytes: Stored bytes of the object and of all of those.
+        length: Deltas in the chain up to this one.
+        chain_nbytes: Stored bytes of the chain up to this one.
     """
 
     object_id: bytes
@@ -39,13 +40,36 @@ class BaseRow(NamedTuple):
 
 
 class StoredContent(NamedTuple):
-    """An object found by what it holds; `length` and `chain_nbytes` as in `NewDelta`, 0 bases for one by itself."""
+    """An object found by what it holds."""
 
     content_id: bytes
     object_id: bytes
     stored_nbytes: int
+
+
+class Chain(NamedTuple):
+    """A chain up to one of its objects.
+
+    Attributes:
+        key_id: Object that the chain began with, from which all deltas are.
+        key_content: Content id of that.
+        length: Deltas so far.
+        nbytes: Stored bytes of all objects so far.
+        last_nbytes: Of the last one.
+    """
+
+    key_id: bytes
+    key_content: bytes
     length: int
-    chain_nbytes: int
+    nbytes: int
+    last_nbytes: int
+
+
+CHAIN_COLUMNS = """coalesce(d.base_id, o.object_id), coalesce(b.content_id, o.content_id), coalesce(d.length, 0),
+    coalesce(d.chain_nbytes, o.stored_nbytes), o.stored_nbytes"""
+CHAIN_JOINS = """LEFT JOIN tensordb.deltas d ON d.object_id = o.object_id
+    LEFT JOIN tensordb.objects b ON b.object_id = d.base_id"""
+"""The columns of `Chain`, of the objects called ``o``."""
 
 
 def add(con: duckdb.DuckDBPyConnection, new: Sequence[NewDelta]) -> None:
@@ -81,14 +105,21 @@ def bases_of(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dic
     return {row[0]: BaseRow(*row) for row in rows}
 
 
+def chain_of(con: duckdb.DuckDBPyConnection, object_id: bytes) -> Chain | None:
+    """Return the chain that ends with an object; None when the object is not stored."""
+    row = con.execute(
+        f"SELECT {CHAIN_COLUMNS} FROM tensordb.objects o {CHAIN_JOINS} WHERE o.object_id = ?", [object_id]
+    ).fetchone()
+    return Chain(*row) if row else None
+
+
 def with_content(con: duckdb.DuckDBPyConnection, content_ids: Sequence[bytes]) -> dict[bytes, StoredContent]:
-    """Return an object for each of these contents that is stored, of several the one read from the fewest bases."""
+    """Return an object for each of these contents that is stored, of several one that is stored by itself."""
     rows = con.execute(
         """
-        SELECT o.content_id, o.object_id, o.stored_nbytes, coalesce(d.length, 0) AS length,
-            coalesce(d.chain_nbytes, o.stored_nbytes)
+        SELECT o.content_id, o.object_id, o.stored_nbytes
         FROM tensordb.objects o LEFT JOIN tensordb.deltas d USING (object_id)
-        WHERE o.content_id IN (SELECT unnest(?::BLOB[])) ORDER BY length DESC, o.stored_nbytes DESC""",
+        WHERE o.content_id IN (SELECT unnest(?::BLOB[])) ORDER BY d.object_id IS NOT NULL DESC, o.stored_nbytes DESC""",
         [list(content_ids)],
     ).fetchall()
     return {row[0]: StoredContent(*row) for row in rows}

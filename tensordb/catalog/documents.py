@@ -8,6 +8,8 @@ Format: MessagePack, with extension types for what it lacks.
 from __future__ import annotations
 
 import datetime as dt
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +98,19 @@ def unpack(packed: bytes | None) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise IntegrityError(f"stored metadata of {len(packed)} bytes is a {type(document).__name__}, not a document")
     return document
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """Return a normalized document as JSON, for SQL to look into; what JSON lacks becomes text."""
+    return json.dumps(_without_nan(document), default=str, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _without_nan(each) for key, each in value.items()}
+    return [_without_nan(each) for each in value] if isinstance(value, list) else value
 
 
 def _plain_mapping(mapping: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Layout of the catalog: the tables, the steps that made them, and the format version that guards them.
 
 Everything of tensordb's own lives in the schema ``tensordb``; ``main`` holds one view a dataset and nothing else, so
-that any DuckDB client that opens the file sees the datasets by their names. ``history`` holds the views of checkpoints.
+that any DuckDB client that opens the file sees the datasets by their names. ``history`` holds the views of checkpoints
+and weights.
 """
 
 from __future__ import annotations
@@ -76,6 +77,30 @@ def checkpoint_tables(con: duckdb.DuckDBPyConnection) -> None:
         "PRIMARY KEY (run_id, name))"
     )
     history_views(con)
+
+
+@step
+def weight_tables(con: duckdb.DuckDBPyConnection) -> None:
+    """Create the tables of weights and of their labels, and the view that users ask in SQL: ``history.weights``."""
+    con.execute("""
+        CREATE TABLE tensordb.weights (
+            number BIGINT PRIMARY KEY, content_id BLOB USING COMPRESSION uncompressed,
+            base_id BLOB USING COMPRESSION uncompressed, object_id BLOB USING COMPRESSION uncompressed,
+            spec_id INTEGER, created_at TIMESTAMP, max_error DOUBLE, relative_l2 DOUBLE, max_abs DOUBLE)""")
+    con.execute("""
+        CREATE TABLE tensordb.weight_labels (
+            number BIGINT, position INTEGER, name VARCHAR, layer_type VARCHAR, model_name VARCHAR, metadata JSON,
+            facts BLOB USING COMPRESSION uncompressed)""")
+    con.execute("""
+        CREATE VIEW history.weights AS
+        SELECT lower(hex(w.content_id)) AS hash, l.name, l.layer_type, l.model_name, l.metadata, s.dtype, s.shape,
+            s.nbytes, o.stored_nbytes, o.compression, o.quantization,
+            coalesce(w.relative_l2, o.relative_l2) AS relative_l2, coalesce(w.max_abs, o.max_abs) AS max_abs,
+            lower(hex(w.base_id)) AS base_hash, w.max_error, coalesce(d.length, 0) AS deltas, w.created_at
+        FROM tensordb.weights w JOIN tensordb.specs s USING (spec_id)
+            LEFT JOIN tensordb.weight_labels l ON l.number = w.number
+            LEFT JOIN tensordb.objects o ON o.object_id = w.object_id
+            LEFT JOIN tensordb.deltas d ON d.object_id = w.object_id""")
 
 
 def history_views(con: duckdb.DuckDBPyConnection) -> None:

@@ -1,1 +1,1 @@
-"""Checkpoints of training runs: state dict to named tensors and back, history, retention, saving in the background."""
+"""Training states: nested values with tensors, taken apart into a document and named tensors, and put together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -27,15 +27,7 @@ from tensordb.display import html_table
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
 from tensordb.errors import CheckpointNotFoundError, ReadOnlyError
-
-if TYPE_CHECKING:
-    from typing import overload
-else:
-
-    def overload(function: Any) -> Any:
-        """Leave a function out of typing's registry, which would hold DuckDB beyond the end of the interpreter."""
-        return function
-
+from tensordb.overloading import overload
 
 Names = list[str]  # `list` is a method below
 Side = str | Checkpoint | tuple[str, int | str | None]
@@ -64,7 +56,7 @@ class Checkpoints:
         self._background = Background()
 
     @overload
-    def save(  # noqa: D102
+    def save(
         self,
         run: str,
         model: Any = None,
@@ -82,7 +74,7 @@ class Checkpoints:
         async_: Literal[False] = False,
     ) -> Checkpoint: ...
     @overload
-    def save(  # noqa: D102, F811
+    def save(
         self,
         run: str,
         model: Any = None,
@@ -99,7 +91,7 @@ class Checkpoints:
         rng: bool = True,
         async_: Literal[True],
     ) -> PendingCheckpoint: ...
-    def save(  # noqa: F811
+    def save(
         self,
         run: str,
         model: Any = None,

@@ -1,8 +1,8 @@
 """Tensors and arrays as dense parts: taken apart before they are stored, put together when they are read.
 
 Invariants: a part is a plain, detached, strided tensor that may alias the caller's memory; what is put together has
-the type, dtype, values and gradient flag of what was taken apart. Python attributes of a tensor, its strides and its
-device are not kept.
+the type, dtype, values and gradient flag of what was taken apart. The strides of a tensor, its device, its Python
+attributes and its own gradient are not kept.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
+from tensordb.checkpoints.memory import reach
 from tensordb.checkpoints.values import FAILURES, numpy_dtype
 from tensordb.errors import IntegrityError, InvalidInputError
 from tensordb.model import TensorSpec
@@ -34,6 +35,8 @@ _COMPRESSED: dict[torch.layout, tuple[str, tuple[str, ...]]] = {
     torch.sparse_bsc: ("bsc", _BY_COLUMN),
 }
 _LAYOUTS = {name: layout for layout, (name, _) in _COMPRESSED.items()}
+_SPARSE = frozenset((torch.sparse_coo, *_COMPRESSED))
+_PLAIN_TYPES = frozenset((torch.Tensor, nn.Parameter))
 _PART_NAMES = {"dense": ("",), "array": ("",), "coo": _COO} | dict(_COMPRESSED.values())
 _FORM_LENGTHS = {"dense": 1, "array": 2, "coo": 3} | dict.fromkeys(_LAYOUTS, 2)
 
@@ -51,8 +54,7 @@ class Leaf:
     tensor: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parts:
+class Parts(NamedTuple):
     """A tensor or array taken apart.
 
     Attributes:
@@ -74,7 +76,7 @@ def part_names(form: tuple[Any, ...]) -> tuple[str, ...]:
 def check_form(form: Any) -> None:
     """Raise IntegrityError when this, read from a document, is not a form."""
     if type(form) is not tuple or not form or type(form[0]) is not str or _FORM_LENGTHS.get(form[0]) != len(form):
-        raise IntegrityError(f"a document describes a tensor as {form!r}, which no document is written with")
+        raise IntegrityError("a document describes the form of a tensor in a way that none is written with")
 
 
 def take_apart(value: Any) -> Parts:
@@ -85,17 +87,14 @@ def take_apart(value: Any) -> Parts:
     """
     if isinstance(value, np.ndarray):
         return _array_parts(value)
-    flags = _REQUIRES_GRAD * value.requires_grad | _PARAMETER * isinstance(value, nn.Parameter)
-    with torch.no_grad():
+    kind = type(value)
+    is_parameter = kind is nn.Parameter or (kind is not torch.Tensor and isinstance(value, nn.Parameter))
+    flags = _REQUIRES_GRAD * value.requires_grad | _PARAMETER * is_parameter
+    if kind not in _PLAIN_TYPES:
         value = _whole(value)
-        if type(value) not in (torch.Tensor, nn.Parameter):
-            raise InvalidInputError(
-                f"a {type(value).__module__}.{type(value).__qualname__} is a subclass of torch.Tensor that would not "
-                "come back as what it is; store x.as_subclass(torch.Tensor), or the plain tensors it is made of"
-            )
-        if value.layout == torch.strided:
-            return Parts(DENSE, flags, (_checked(plain(value)),))
-        return _sparse_parts(value.detach(), flags)
+    if value.layout != torch.strided and value.layout in _SPARSE:
+        return _sparse_parts(value, flags)
+    return Parts(DENSE, flags, (_checked(plain(value)),))
 
 
 def put_together(form: tuple[Any, ...], flags: int, parts: Sequence[torch.Tensor]) -> Any:
@@ -112,51 +111,64 @@ def put_together(form: tuple[Any, ...], flags: int, parts: Sequence[torch.Tensor
             return nn.Parameter(tensor, requires_grad=bool(flags & _REQUIRES_GRAD))
         return tensor.requires_grad_() if flags & _REQUIRES_GRAD else tensor
     except FAILURES as error:
-        raise IntegrityError(f"the stored parts of a tensor do not fit its form {form!r}: {error}") from error
+        raise IntegrityError(f"the stored parts of a tensor do not fit its form, {form[0]}: {error}") from error
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the whole tensor of a distributed one; no such tensor exists before its module is loaded."""
+    """Return the whole tensor of a distributed one; none exists before torch.distributed.tensor is loaded."""
     distributed = sys.modules.get("torch.distributed.tensor")
     if distributed is not None and isinstance(tensor, distributed.DTensor):
-        whole: torch.Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
-        return whole
+        tensor = tensor.full_tensor()
+    elif not tensor.is_nested and not tensor.is_meta and not hasattr(tensor, "__tensor_flatten__"):
+        raise InvalidInputError(
+            f"a {type(tensor).__module__}.{type(tensor).__qualname__} is a subclass of torch.Tensor that would not "
+            "come back as what it is; store x.as_subclass(torch.Tensor), or the plain tensors it is made of"
+        )
     return tensor
 
 
 def _checked(dense: torch.Tensor) -> torch.Tensor:
-    if dense.numel() and dense.device.type == "cpu" and dense.untyped_storage().nbytes() == 0:
-        raise InvalidInputError("the memory of the tensor was freed, as resize_(0) on its storage does; fill it first")
+    """Return a tensor whose memory is there; the storage of a sharded parameter, for one, is freed between uses."""
+    try:
+        held = dense.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError) as error:
+        raise InvalidInputError(f"the memory of the tensor cannot be reached ({error}); store x.cpu()") from None
+    if dense.numel() and held < (dense.storage_offset() + reach(dense)) * dense.itemsize:
+        raise InvalidInputError(
+            f"the storage of the tensor was freed or shrunk to {held} bytes; store it while it has its values"
+        )
     return dense
 
 
-def _sparse_parts(sparse: torch.Tensor, flags: int) -> Parts:
-    if sparse.device.type == "meta" or type(sparse) is not torch.Tensor:
-        plain(sparse)
+def _sparse_parts(tensor: torch.Tensor, flags: int) -> Parts:
+    if tensor.is_meta:
+        raise InvalidInputError("a meta tensor has no values to store; materialize it first")
+    dtype_name(tensor.dtype)
+    sparse = tensor.detach()
     shape = tuple(sparse.shape)
     if sparse.layout == torch.sparse_coo:
         form: tuple[Any, ...] = ("coo", shape, sparse.is_coalesced())
         parts: tuple[torch.Tensor, ...] = (sparse._indices(), sparse._values())
-    elif sparse.layout in _COMPRESSED:
+    else:
         name, names = _COMPRESSED[sparse.layout]
         form, parts = (name, shape), tuple(getattr(sparse, part)() for part in names)
-    else:
-        raise InvalidInputError(f"a tensor of layout {sparse.layout} cannot be stored; use tensor.to_dense()")
-    dtype_name(sparse.dtype)
     try:
         _sparse(form, parts)
     except RuntimeError as error:
         raise InvalidInputError(f"a sparse tensor that breaks the rules of its layout cannot be stored: {error}") from (
-            error
+            None
         )
-    return Parts(form, flags, tuple(part.detach() for part in parts))
+    return Parts(form, flags, tuple(_checked(part.detach()) for part in parts))
 
 
 def _sparse(form: tuple[Any, ...], parts: Sequence[torch.Tensor]) -> torch.Tensor:
     if form[0] == "coo":
-        _, shape, is_coalesced = form
-        return torch.sparse_coo_tensor(*parts, shape, is_coalesced=is_coalesced, check_invariants=True)
-    return torch.sparse_compressed_tensor(*parts, form[1], layout=_LAYOUTS[form[0]], check_invariants=True)
+        (indices, values), (_, shape, is_coalesced) = parts, form
+        return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=True)
+    outer, inner, values = parts
+    return torch.sparse_compressed_tensor(
+        outer, inner, values, form[1], layout=_LAYOUTS[form[0]], check_invariants=True
+    )
 
 
 def _array_parts(array: np.ndarray[Any, Any]) -> Parts:

@@ -15,17 +15,16 @@ import torch
 
 from tensordb.catalog import checkpoints
 from tensordb.catalog.checkpoints import CheckpointRow
+from tensordb.checkpoints.objects import Deferred
 from tensordb.checkpoints.tree import tensor_paths, unflatten
-from tensordb.encoding.workers import for_each
 from tensordb.engine import Database, ObjectSource
+from tensordb.engine.contents import on_all_cores
 from tensordb.errors import IntegrityError, InvalidInputError
 from tensordb.model import Encoding
 from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
 
-_LARGE_NBYTES = 4 << 20
 
-
-class LazyTensor:
+class LazyTensor(Deferred):
     """A tensor of a checkpoint that is read when it is asked for; it stays readable when the checkpoint is deleted.
 
     Attributes:
@@ -107,11 +106,9 @@ class Opened:
             name = f"tensor {self.names[position]!r} of checkpoint step {self.row.step} of run {self.row.run!r}"
             decoded[position] = _placed(db.sources.decode(name, self.sources[position]), device)
 
-        large = [key for key, source in self.sources.items() if nbytes_of(source.reader.spec) >= _LARGE_NBYTES]
-        small = sorted(self.sources.keys() - set(large))
-        for_each(len(small), lambda index: work(small[index]))
-        for position in large:
-            work(position)
+        positions = list(self.sources)
+        sizes = [nbytes_of(self.sources[position].reader.spec) for position in positions]
+        on_all_cores(sizes, range(len(positions)), lambda at: work(positions[at]))
         return decoded
 
 
@@ -146,7 +143,9 @@ def selection(keys: Any) -> Callable[[str], bool] | None:
     patterns = [keys] if isinstance(keys, str) else keys
     if not isinstance(patterns, Sequence) or not all(isinstance(each, str) and each for each in patterns):
         raise InvalidInputError(f"keys is {keys!r}; give names or patterns such as ['model.encoder.*', 'optimizer']")
-    return lambda name: any(name == each or name.startswith(f"{each}.") or fnmatchcase(name, each) for each in patterns)
+    # A name whose keys are quoted (`paths.unique_names`) begins with the role in brackets.
+    begins = tuple(begin for each in patterns for begin in (f"{each}.", f"[{each!r}]"))
+    return lambda name: name.startswith(begins) or any(name == each or fnmatchcase(name, each) for each in patterns)
 
 
 def document_of(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:

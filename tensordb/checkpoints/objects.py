@@ -7,23 +7,24 @@ descriptions as plain values; those read from one are checked before anything is
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from tensordb.checkpoints.leaves import DENSE, Parts, check_form, part_names, put_together
 from tensordb.checkpoints.sharing import Reference, View
-from tensordb.errors import IntegrityError, InvalidInputError
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.tensors import dtype_from_name
 
 _FLAG_BITS = 2
+_MAX_SIZE = 1 << 62
+_MAX_RANK = 64
 _FLAGS = (1 << _FLAG_BITS) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class TensorObject:
+class TensorObject(NamedTuple):
     """How a tensor or array is put together from leaves."""
 
     form: tuple[Any, ...]
@@ -38,6 +39,8 @@ class TensorObject:
     @property
     def claimed(self) -> tuple[str, ...]:
         """What the names of its leaves may add to its own."""
+        if self.form is DENSE and type(self.references[0]) is int:
+            return ()
         names = zip(part_names(self.form), self.references, strict=True)
         return tuple(suffix for name, reference in names if (suffix := leaf_suffix(name, type(reference) is View)))
 
@@ -72,19 +75,31 @@ def from_plain(value: Any) -> TensorObject:
     return TensorObject(form, flags, tuple(map(_reference_from_plain, references)))
 
 
+class Deferred(ABC):
+    """What stands for a tensor until it is loaded. A tensor that is put together of parts loads them at once."""
+
+    @abstractmethod
+    def load(self) -> torch.Tensor:
+        """Return the dense tensor."""
+
+
 class ObjectLoader:
     """The objects of one document while they are read: each leaf is fetched once, each object made once."""
 
     def __init__(self, objects: Sequence[TensorObject], fetch: Callable[[int], Any]) -> None:
         self._objects = objects
         self._fetch = fetch
-        self._leaves: dict[int, torch.Tensor] = {}
+        self._leaves: dict[int, Any] = {}
         self._made: dict[int, Any] = {}
 
     def load(self, number: int) -> Any:
         """Return the object of this number."""
         if number not in self._made:
             tensor = self._objects[number]
+            if tensor.form == DENSE and type(tensor.references[0]) is int:
+                leaf = self._fetched(tensor.references[0])
+                if isinstance(leaf, Deferred):
+                    return leaf
             parts = [self._part(reference) for reference in tensor.references]
             self._made[number] = put_together(tensor.form, tensor.flags, parts)
         return self._made[number]
@@ -95,11 +110,16 @@ class ObjectLoader:
         return self._leaf(_leaf_of(reference))
 
     def _leaf(self, index: int) -> torch.Tensor:
+        leaf = self._fetched(index)
+        if isinstance(leaf, Deferred):
+            leaf = self._leaves[index] = leaf.load()
+        if type(leaf) is not torch.Tensor or leaf.layout != torch.strided:
+            raise InvalidInputError(f"leaf {index} was given as {type(leaf).__name__}; give a dense torch.Tensor")
+        return leaf
+
+    def _fetched(self, index: int) -> Any:
         if index not in self._leaves:
-            leaf = self._fetch(index)
-            if type(leaf) is not torch.Tensor or leaf.layout != torch.strided:
-                raise InvalidInputError(f"leaf {index} was given as {type(leaf).__name__}; give a dense torch.Tensor")
-            self._leaves[index] = leaf
+            self._leaves[index] = self._fetch(index)
         return self._leaves[index]
 
 
@@ -131,15 +151,21 @@ def _reference_from_plain(value: Any) -> Reference:
     if type(value) is not tuple or len(value) != 5:
         raise _malformed(value)
     source, dtype, offset, shape, stride = value
-    numbers_given = type(shape) is type(stride) is tuple and len(shape) == len(stride) <= 64
+    numbers_given = type(shape) is type(stride) is tuple and len(shape) == len(stride) <= _MAX_RANK
     if type(dtype) is not str or not numbers_given or not all(map(_is_size, (source, offset, *shape, *stride))):
         raise _malformed(value)
+    if math.prod(shape) >= _MAX_SIZE or any(n > 1 and step == 0 for n, step in zip(shape, stride, strict=True)):
+        raise _malformed(value)
+    try:
+        dtype_from_name(dtype)
+    except InvalidInputError as error:
+        raise FormatError(f"a document has a tensor that this version of torch cannot hold: {error}") from None
     return View(source, dtype, offset, shape, stride)
 
 
 def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
+    return type(value) is int and 0 <= value < _MAX_SIZE
 
 
 def _malformed(value: Any) -> IntegrityError:
-    return IntegrityError(f"a document describes a tensor as {value!r:.200}, which no document is written with")
+    return IntegrityError(f"a document describes a tensor by a {type(value).__name__} that none is written with")

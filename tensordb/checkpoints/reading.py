@@ -107,15 +107,15 @@ class TreeReader:
         if kind is None:
             raise FormatError(f"a document holds a value of kind {token.code}, which this release does not know")
         form = self._read_all(path, depth)
-        if type(form) is not kind.form:
-            raise IntegrityError(f"a document describes a {kind.type.__name__} by a {type(form).__name__}")
+        if type(form) is not kind.form_type:
+            raise IntegrityError(f"a document describes a {kind.value_type.__name__} by a {type(form).__name__}")
         return self._made(kind.make, form)
 
     def _made(self, make: Callable[[Any], Any], form: Any, length: int | None = None) -> Any:
         try:
             value = make(form)
         except FAILURES as error:
-            raise IntegrityError(f"a document describes a value as {form!r:.200}: {error}") from error
+            raise IntegrityError(f"a document describes a value that cannot be made: {error}") from error
         if length is not None and len(value) != length:
             raise IntegrityError("a document has a member twice in one set")
         return value

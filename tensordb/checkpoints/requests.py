@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ class Facts:
     @property
     def metadata_json(self) -> str:
         """The metadata for SQL; what JSON lacks becomes text."""
-        return json.dumps(_without_nan(self.metadata), default=str, allow_nan=False)
+        return documents.as_json(self.metadata)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -128,11 +127,3 @@ def _number(value: Any, what: str) -> int | float:
     if isinstance(number, int) and abs(number) > 1 << 1000:
         raise InvalidInputError(f"{what} is an int of {number.bit_length()} bits; give a number that a float can hold")
     return number
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _without_nan(each) for key, each in value.items()}
-    return [_without_nan(each) for each in value] if isinstance(value, list) else value

@@ -43,6 +43,9 @@ class RoleConfigs:
 
     def of_tensor(self, name: str) -> tuple[CompressionConfig, str]:
         """Return the config of a tensor by its full name, and what rules know it by: its name within the role."""
+        quoted = next((role for role in ROLES if name.startswith(f"[{role!r}]")), None)  # see paths.unique_names
+        if quoted is not None:
+            return self.of_role[quoted], name.removeprefix(f"[{quoted!r}]")
         role, _, path = name.partition(".")
         return self.of_role[role], path
 

@@ -16,6 +16,7 @@ import torch
 from tensordb.checkpoints.containers import TENSOR
 from tensordb.checkpoints.leaves import Leaf, part_names
 from tensordb.checkpoints.objects import (
+    Deferred,
     ObjectLoader,
     TensorObject,
     describe,
@@ -59,8 +60,8 @@ def flatten(tree: Any) -> Flattened:
     ['model.layer.weight']
     """
     writer = TreeWriter()
-    writer.write(tree, None, 0)
     with torch.no_grad():
+        writer.write(tree, None, 0)
         references, sources = share([tensor for parts in writer.parts for tensor in parts.tensors])
     remaining = iter(references)
     described = [describe(parts, [next(remaining) for _ in parts.tensors]) for parts in writer.parts]
@@ -75,14 +76,15 @@ def flatten(tree: Any) -> Flattened:
 
 
 def unflatten(
-    document: bytes, tensor: Callable[[int], torch.Tensor], *, wanted: Callable[[str], bool] | None = None
+    document: bytes, tensor: Callable[[int], torch.Tensor | Deferred], *, wanted: Callable[[str], bool] | None = None
 ) -> Any:
     """Put a state together again.
 
     Args:
         document: From `flatten`.
         tensor: Gives the leaf of a number as a dense tensor that the state may keep; called once for each leaf that
-            is needed, in the order of the tree. For a number that it lacks it has to raise.
+            is needed, in the order of the tree. For a number that it lacks it has to raise. A `Deferred` takes the
+            place of its tensor.
         wanted: Whether the tensor or value of this name is wanted; containers are not asked for, except empty ones.
             Of dicts only the entries with something wanted are kept. Lists and tuples with something wanted keep
             their length, with None for the rest; sets are kept whole. When nothing is wanted the state is None.
@@ -122,8 +124,8 @@ def _leaves(writer: TreeWriter, names: list[str], sources: list[Source]) -> Iter
         first_names.setdefault(part, name)
     owners = [(first_names[index], part) for index, parts in enumerate(writer.parts) for part in part_names(parts.form)]
     for source in sources:
-        name, part = owners[source.first]
-        yield Leaf(name + leaf_suffix(part, source.is_span), source.tensor)
+        owner, part_name = owners[source.first]
+        yield Leaf(owner + leaf_suffix(part_name, source.is_span), source.tensor)
 
 
 def _read_table(document: bytes) -> tuple[list[Any], list[TensorObject], int]:

@@ -27,15 +27,15 @@ class Kind:
 
     Attributes:
         code: Stored in documents.
-        type: The exact type of the values.
-        form: The exact type of what `take` gives and `make` expects.
+        value_type: The exact type of the values.
+        form_type: The exact type of what `take` gives and `make` expects.
         take: Turns a value into atoms, or a tuple of such and of other values.
         make: The reverse; it may raise one of `FAILURES` for what `take` never gives.
     """
 
     code: int
-    type: type
-    form: type
+    value_type: type
+    form_type: type
     take: Callable[[Any], Any]
     make: Callable[[Any], Any]
 
@@ -85,6 +85,7 @@ def _time(form: tuple[str, int, Any]) -> dt.time:
     return dt.time.fromisoformat(text).replace(fold=fold, tzinfo=zone)
 
 
+# A code is a row's place, so rows are only added at the end.
 _ROWS: tuple[tuple[type, type, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
     (complex, tuple, lambda value: (value.real, value.imag), lambda form: complex(*form)),
     (bytearray, bytes, bytes, bytearray),
@@ -108,12 +109,12 @@ _ROWS: tuple[tuple[type, type, Callable[[Any], Any], Callable[[Any], Any]], ...]
     (torch.memory_format, str, str, _constant(torch.memory_format)),
     (torch.device, str, str, torch.device),
     (torch.Size, tuple, tuple, torch.Size),
-    (np.str_, str, str, np.str_),
-    (np.bytes_, bytes, bytes, np.bytes_),
+    (np.str_, str, str.__str__, np.str_),
+    (np.bytes_, bytes, bytes.__bytes__, np.bytes_),
     (np.generic, tuple, lambda value: (value.dtype.str, value.tobytes()), _numpy_scalar),
 )
 BY_CODE: dict[int, Kind] = {code: Kind(code, *row) for code, row in enumerate(_ROWS, FIRST_CODE)}
-BY_TYPE: dict[type, Kind] = {kind.type: kind for kind in BY_CODE.values()}
+BY_TYPE: dict[type, Kind] = {kind.value_type: kind for kind in BY_CODE.values()}
 _SCALAR_TYPES = set(np.sctypeDict.values()) - {np.object_, np.void, np.str_, np.bytes_}
 BY_TYPE |= dict.fromkeys(_SCALAR_TYPES, BY_TYPE.pop(np.generic))
 KEYS: frozenset[type] = frozenset({str, int, float, bool, type(None), bytes, torch.dtype, torch.device})

@@ -47,7 +47,7 @@ def pack(tokens: list[Any]) -> bytes:
             packer.pack(token)
     except (ValueError, MemoryError) as error:
         raise _too_large("more than 4 GiB in one value") from error
-    packed = bytes((VERSION,)) + packer.bytes()
+    packed: bytes = bytes((VERSION,)) + packer.bytes()
     if len(packed) > MAX_NBYTES:
         raise _too_large(f"{len(packed)} bytes")
     return packed

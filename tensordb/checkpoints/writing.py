@@ -19,6 +19,8 @@ from tensordb.checkpoints.values import BY_TYPE, KEYS, Kind
 from tensordb.checkpoints.wire import ATOMS, check_size, mark, pack
 from tensordb.errors import InvalidInputError
 
+MAX_KEY_BITS = 1024  # beyond some thousands an integer has no text by default, and so no name
+
 
 class TreeWriter:
     """Tokens and tensors of one tree.
@@ -44,14 +46,14 @@ class TreeWriter:
             self.tokens.append(value)
         elif isinstance(value, torch.Tensor | np.ndarray):
             self._write_tensor(value, path)
-        elif depth >= MAX_DEPTH:
+        elif depth >= MAX_DEPTH - (kind in BY_TYPE):
             raise InvalidInputError(f"{_where(path)} is nested deeper than {MAX_DEPTH} levels; flatten it")
         elif kind in CODES:
             self._open_container(value, path)
             _CONTENTS[kind](self, value, path, depth + 1)
             self._open.discard(id(value))
         elif kind in BY_TYPE:
-            self.write(self._form(BY_TYPE[kind], value, path), path, depth + 1)
+            self._write_form(BY_TYPE[kind], value, path, depth + 1)
         else:
             raise _refused(value, path)
 
@@ -123,12 +125,17 @@ class TreeWriter:
         for _, member_tokens in sorted(written, key=lambda pair: pair[0]):  # sets of text have another order each run
             tokens.extend(member_tokens)
 
-    def _form(self, kind: Kind, value: Any, path: Path) -> Any:
+    def _write_form(self, kind: Kind, value: Any, path: Path, depth: int) -> None:
         form = kind.take(value)
-        if type(form) is not kind.form:
+        if type(form) is not kind.form_type:
             raise _refused(value, path)
         self.tokens.append(mark(kind.code))
-        return form
+        if type(form) is not tuple:
+            self.tokens.append(form)
+            return
+        self.tokens.append(mark(CODES[tuple], len(form)))
+        for item in form:  # their path is the value's: where in its form they are says nothing to its owner
+            self.write(item, path, depth + 1)
 
 
 _CONTENTS: dict[type, Callable[[TreeWriter, Any, Path, int], None]] = {
@@ -138,16 +145,20 @@ _CONTENTS: dict[type, Callable[[TreeWriter, Any, Path, int], None]] = {
 }
 
 
-def check_key(key: Any, path: Path) -> None:
+def check_key(key: Any, path: Path, depth: int = 0) -> None:
     """Raise InvalidInputError when this cannot be a key of a dict in a tree."""
     if type(key) is tuple:
+        if depth >= MAX_DEPTH:
+            raise InvalidInputError(f"{_where(path)} has a key nested deeper than {MAX_DEPTH} levels; use text")
         for item in key:
-            check_key(item, path)
+            check_key(item, path, depth + 1)
     elif type(key) not in KEYS:
         raise InvalidInputError(
             f"{_where(path)} has a key of type {_type_name(key)}; keys are text, numbers, bytes, None, torch.dtype, "
             "torch.device, or tuples of these (of an optimizer, store its state_dict())"
         )
+    elif type(key) is int and key.bit_length() > MAX_KEY_BITS:
+        raise InvalidInputError(f"{_where(path)} has an integer key of {key.bit_length()} bits; use text")
     elif key != key:
         raise InvalidInputError(f"{_where(path)} has the key NaN, which cannot be looked up; use None or text")
 

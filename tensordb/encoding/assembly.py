@@ -139,7 +139,10 @@ def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan, frames: FrameLi
         begin, end = layout.span(first, last)
         in_order.put(index, frames_of(codes[begin:end], room[begin:end], first, layout, plan))
 
-    for_each(layout.batches, work)
+    if layout.chunks == 1:
+        take(frames_of(codes, room, 0, layout, plan))
+    else:
+        for_each(layout.batches, work)
     if plan is RAW_PLAN and write is None and frames.nbytes - frames.padding == codes.nbytes and codes.nbytes:
         # Frames without gaps between them are the codes themselves: one buffer instead of one for each chunk.
         frames.buffers = [codes, bytes(frames.padding)] if frames.padding else [codes]

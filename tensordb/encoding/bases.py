@@ -6,7 +6,7 @@ A change costs a second tensor to be read, so it has to save as much as compress
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from tensordb.encoding.filters.words import word_bytes
 from tensordb.encoding.plans import MINIMUM_SAVING, Bytes, Codes, Plan, delta
 from tensordb.encoding.sampling import Sample, shares_of
+from tensordb.encoding.scratch import scratch
 
 if TYPE_CHECKING:
     from tensordb.encoding.chunks import Chunks
@@ -52,19 +53,21 @@ class BaseChunks:
     def look(self, index: int) -> Bytes:
         """Return the codes of a chunk, which will be taken later."""
         if index not in self._kept:
-            self._kept[index] = self._read(index)
+            self._kept[index] = self._read(index, np.empty(self._nbytes(index), np.uint8))
         return self._kept[index]
 
     def take(self, index: int) -> Bytes:
-        """Return the codes of a chunk."""
+        """Return the codes of a chunk, which are the caller's until the thread takes the next."""
         kept = self._kept.pop(index, None)
-        return self._read(index) if kept is None else kept
+        return self._read(index, scratch("base", self._nbytes(index))) if kept is None else kept
 
-    def _read(self, index: int) -> Bytes:
+    def _read(self, index: int, out: Bytes) -> Bytes:
+        self._chunks.read_codes(index, index + 1, out)
+        return out
+
+    def _nbytes(self, index: int) -> int:
         begin, end = self._chunks.layout.span(index, index + 1)
-        codes = np.empty(end - begin, np.uint8)
-        self._chunks.read_codes(index, index + 1, codes)
-        return codes
+        return end - begin
 
 
 def with_base(
@@ -85,17 +88,19 @@ def with_base(
     known = BaseChunks(chunks)
     change = delta(base.content_id, known.take, word_bytes(codes.dtype))
     alone = changed = 0.0
+    looked = 0
     same = True
-    for number, index in enumerate(_spread(-(-nbytes // chunk_bytes))):
+    for index in _spread(-(-nbytes // chunk_bytes)):
         piece = _strip(codes.data[index * chunk_bytes :][:chunk_bytes], known.look(index))
         same = same and piece.base is not None and np.array_equal(piece.data, piece.base)
         *others, share = shares_of([*plans, change], [piece], chunk_bytes)
         alone, changed = alone + min(others), changed + min(share, *others)
-        if number == 1 and not same and changed < _CLEAR * alone:
+        looked += 1
+        if looked == 2 and not same and changed < _CLEAR * alone:
             break
     if changed >= (1 - MINIMUM_SAVING) * alone or (same and content_id() == base.content_id):
         return plans
-    return [change]
+    return [replace(change, alone=alone / looked)]
 
 
 def _spread(chunks: int) -> Sequence[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 from tensordb.encoding.filters import Delta
@@ -10,11 +10,11 @@ from tensordb.encoding.frames import CONSTANT, FrameList, Piece, pieces_of
 from tensordb.encoding.layout import Layout
 from tensordb.encoding.plans import MINIMUM_SAVING, Bytes, Plan
 
-ToPieces = Callable[[Sequence[Bytes]], list[Piece]]
 _STRIP, _STEP = 16 << 10, 1 << 10
 _WORTH_ESTIMATING = 4 * _STRIP
-_DOUBT = 0.95
-"""The share of the size estimated for a chunk by itself below which its change is taken without trying."""
+_FAR_BELOW, _DOUBT = 0.8, 1 - MINIMUM_SAVING
+"""The shares, of the size that other chunks have by themselves and of that estimated from a strip, below which a change
+is taken without trying the chunk by itself."""
 
 
 def frames_of(codes: Bytes, room: Bytes, first: int, layout: Layout, plan: Plan) -> FrameList:
@@ -34,7 +34,8 @@ def frames_of(codes: Bytes, room: Bytes, first: int, layout: Layout, plan: Plan)
         part = codes[begin : begin + step]
         if plan.base is not None and isinstance(plan.filter, Delta):
             base = plan.base(first + begin // step)
-            frames.add(_smaller(part, base, plan.filter, lambda groups: _pieces(groups, layout, plan)))
+            change = plan.filter.split_against(part, base, room[begin : begin + step])
+            frames.add(_smaller(part, change, plan, layout))
         else:
             groups = plan.filter.split_into(room[begin : begin + step], part, layout.records(part.nbytes))
             frames.add(_pieces(groups, layout, plan))
@@ -51,18 +52,21 @@ def _pieces(groups: Sequence[Bytes], layout: Layout, plan: Plan) -> list[Piece]:
     return list(chain.from_iterable(zip(*columns, strict=True)))
 
 
-def _smaller(part: Bytes, base: Bytes, filter_: Delta, pieces: ToPieces) -> list[Piece]:
+def _smaller(part: Bytes, groups: Sequence[Bytes], plan: Plan, layout: Layout) -> list[Piece]:
     """Return the frames of a chunk as its change from the base, or by itself where that is hardly larger.
 
-    A chunk by itself is read without its base. It is not tried where a strip of it leaves no doubt.
+    A chunk by itself is read without its base. It is not tried where what is known of others, or a strip of it, leaves
+    no doubt.
     """
-    change = pieces(filter_.split_against(part, base))
+    change = _pieces(groups, layout, plan)
+    if _nbytes(change) < _FAR_BELOW * plan.alone * part.nbytes:
+        return change
     if part.nbytes >= _WORTH_ESTIMATING:
         begin = (part.nbytes - _STRIP) // 2 // _STEP * _STEP
-        strip = pieces(filter_.split(part[begin : begin + _STRIP], 1))
+        strip = _pieces(plan.filter.split(part[begin : begin + _STRIP], 1), layout, plan)
         if _nbytes(change) * _STRIP < _DOUBT * _nbytes(strip) * part.nbytes:
             return change
-    alone = pieces(filter_.split(part, 1))
+    alone = _pieces(plan.filter.split(part, 1), layout, plan)
     return change if _nbytes(change) < (1 - MINIMUM_SAVING) * _nbytes(alone) else alone
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import xxhash
@@ -25,6 +25,7 @@ MAX_RANK = 64
 MAX_ELEMENTS = 1 << 60
 _PREFIX = struct.Struct("<3sBIQ")
 _ERROR = struct.Struct("<dd")
+_NO_ERROR = MeasuredError()
 _PAGE, _HAS_ERROR, _HAS_NOTE, _HAS_EXCEPTIONS = 1, 2, 4, 8
 
 # Stored numbers of dtypes: append only.
@@ -79,13 +80,13 @@ class Descriptor:
     filter: StageRecord = StageRecord()
     codec: StageRecord = StageRecord()
     chunk_elements: int = 0
-    error: MeasuredError = field(default_factory=MeasuredError)
+    error: MeasuredError = _NO_ERROR
     note: str | None = None
     exceptions: int = 0
 
     def pack(self) -> bytes:
         """Return the descriptor as a header stores it."""
-        lossless = self.error == MeasuredError()
+        lossless = self.error == _NO_ERROR
         flags = self.page * _PAGE | (not lossless) * _HAS_ERROR | (self.note is not None) * _HAS_NOTE
         flags |= bool(self.exceptions) * _HAS_EXCEPTIONS
         parts = [bytes((_DTYPES[self.spec.dtype], flags, len(self.spec.shape)))]

@@ -93,6 +93,8 @@ def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) ->
     """
     if not len(data):
         return [(RAW, b"")]
+    if codec is not None and len(data) <= size and data[0] == data[-1] and _is_constant(data):
+        return [(CONSTANT, data)]
     view = memoryview(data)  # type: ignore[arg-type]  # an array is a buffer
     pieces: list[Piece] = [(RAW, view[at : at + size]) for at in range(0, len(view), size)]
     if codec is None:
@@ -102,7 +104,7 @@ def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) ->
             if len(compressed) < keep_below * len(pieces[index][1]):
                 pieces[index] = (COMPRESSED, compressed)
     if len(pieces) == 1:
-        return [(CONSTANT, data)] if data[0] == data[-1] and _is_constant(data) else pieces
+        return pieces
     # Pieces that begin and end with the same byte; the last one's end is looked at for itself.
     ends = np.append(data[size - 1 : (len(pieces) - 1) * size : size], data[-1:])
     for index in np.flatnonzero(data[::size] == ends).tolist():

@@ -145,7 +145,8 @@ def encode(
         page: The tensor is ``[N, …]``, N records of the same spec: each is quantized by itself and can be read by
             itself at little cost.
         base: An earlier version of the tensor, no page. Each chunk is stored as what changed since then where that is
-            smaller; where it is nowhere, or the base has another dtype or shape, the tensor is stored by itself.
+            smaller. The tensor is stored by itself where a sample says that this saves less than 1.5 %, where the base
+            has another dtype, size or chunks, and below 4 KiB.
         name: What the config's rules know the tensor by; None when it has none.
 
     Raises:
@@ -182,7 +183,7 @@ def prepare(
     stored = quantize_where_possible(tensor, config, page)
     codes = byte_view(stored.codes)
     hashing = start if codes.nbytes >= _HASHED_APART else _at_once
-    content = hashing(lambda: _content_id(stored))
+    content = hashing(lambda: _content_id(stored, codes))
     return Prepared(stored, codes, chunk_of(stored), content, config, base)
 
 
@@ -197,7 +198,7 @@ def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
     return lambda: result
 
 
-def _content_id(stored: Stored) -> bytes:
+def _content_id(stored: Stored, codes: NDArray[np.uint8]) -> bytes:
     exceptions = len(stored.exceptions) if stored.exceptions else 0
     descriptor = Descriptor(stored.spec, stored.page, stage_record(stored.quantizer), exceptions=exceptions)
-    return content_id(descriptor, [byte_view(stored.codes), *(data for data, _ in stored.arrays())])
+    return content_id(descriptor, [codes, *(data for data, _ in stored.arrays())])

@@ -28,6 +28,7 @@ class Plan:
         keep_below: For each group, the share of its size below which its compressed form is kept; 0.0 not to try.
         optional: Whether storing raw is preferred when the plan saves less than ``MINIMUM_SAVING``.
         base: Reads the codes of the tensor that the filter ``delta`` looks for changes from.
+        alone: The share of its size that a chunk is expected to have without the base; 0.0 when nothing is known.
     """
 
     filter: Filter
@@ -35,6 +36,7 @@ class Plan:
     keep_below: tuple[float, ...]
     optional: bool = False
     base: ReadChunk | None = None
+    alone: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,9 +74,10 @@ def delta(base: bytes, read: ReadChunk, width: int) -> Plan:
     """Return the plan that keeps what changed since the content `base`, for words of `width` bytes."""
     filter_ = Delta(base, (1,) * width)
     keep = (1.0, 1.0, *(1 - MINIMUM_SAVING,) * width)
-    return Plan(filter_, HUFFMAN, keep, base=read)
+    return Plan(filter_, QUICK, keep, base=read)
 
 
 RAW_PLAN = Plan(NoFilter(), codec_named("none"), (0.0,))
 HUFFMAN = codec_named("zstd", strategy="huffman")
+QUICK = codec_named("zstd", strategy="huffman", level=1)
 ZSTD = codec_named("zstd")

@@ -35,9 +35,12 @@ def probe_planes(width: int, data: Bytes) -> PlaneProbe:
     """Look at the planes of words of `width` bytes in runs spread over the tensor."""
     run = _RUN * width
     if data.nbytes <= _SMALL:
-        # Compressing a few hundred bytes is faster than counting them.
-        planes = Planes((1,) * width).split(data, 1)
-        return PlaneProbe(tuple(8 * len(HUFFMAN.compress(plane)) / len(plane) for plane in planes), False)
+        # Compressing a few hundred bytes is faster than counting them. All but one are often noise.
+        first, others = Planes((1, width - 1)).split(data, 1)
+        noise = len(HUFFMAN.compress(others)) >= len(others)
+        planes = [first] if noise else [first, *others.reshape(width - 1, -1)]
+        bits = [8 * len(HUFFMAN.compress(plane)) / len(plane) for plane in planes]
+        return PlaneProbe((*bits, *(8.0,) * (width - len(planes))), False)
     if data.nbytes <= _RUNS * run:
         sample = data
     else:

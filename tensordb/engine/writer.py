@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from tensordb.catalog import deltas, objects
-from tensordb.catalog.deltas import NewDelta, StoredContent
+from tensordb.catalog.deltas import Chain, NewDelta
 from tensordb.catalog.inline import MAX_NBYTES
 from tensordb.catalog.objects import NewObject
 from tensordb.catalog.session import Catalog
@@ -30,8 +30,8 @@ class Stored:
 
     encoded: EncodedTensor
     location: Location | None
-    base: StoredContent | None = None
-    """What it is stored as a difference from."""
+    chain: Chain | None = None
+    """The chain that it continues, as a difference from what that began with; None for one stored by itself."""
 
 
 class BaseGoneError(ConflictError):
@@ -60,17 +60,17 @@ class ObjectWriter:
         with self._catalog.read() as con:
             return objects.few(con)
 
-    def put_whole(self, prepared: Prepared, base: StoredContent | None = None) -> Stored:
+    def put_whole(self, prepared: Prepared, chain: Chain | None = None) -> Stored:
         """Encode and write a tensor that no record's row is for.
 
         Args:
-            prepared: The tensor, prepared with the `base` if there is one.
-            base: The object of that base.
+            prepared: The tensor, prepared with a base if there is a chain to continue.
+            chain: That chain; it begins with the base.
         """
         stored = self._put_growing(prepared, any_size=True) if prepared.lead is not None else None
         if stored is None:
             stored = self.append(prepared.encode())
-        return stored if stored.encoded.base_id is None else replace(stored, base=base)
+        return stored if stored.encoded.base_id is None else replace(stored, chain=chain)
 
     def put(self, prepared: Prepared) -> Stored:
         """Encode and write a tensor, a large one at once; one that is small, or known to be stored, is not written."""
@@ -129,26 +129,22 @@ class ObjectWriter:
             objects.add_references(con, {key: refs[key] for key in present})
         new = {key: each for key, each in unique.items() if key not in present}
         objects.add(con, [self._row(each, refs[key]) for key, each in new.items()])
-        self._name_bases(con, [each for each in new.values() if each.base is not None])
+        self._continue_chains(con, new)
 
-    def _name_bases(self, con: duckdb.DuckDBPyConnection, stored: Sequence[Stored]) -> None:
-        if not stored:
+    def _continue_chains(self, con: duckdb.DuckDBPyConnection, new: Mapping[bytes, Stored]) -> None:
+        chains = {key: each.chain for key, each in new.items() if each.chain is not None}
+        if not chains:
             return
-        bases = [each.base for each in stored if each.base is not None]
-        counts = Counter(base.object_id for base in bases)
+        counts = Counter(chain.key_id for chain in chains.values())
         gone = counts.keys() - objects.existing(con, list(counts))
         if gone:
             raise BaseGoneError(f"{len(gone)} bases were deleted by others while differences from them were stored")
         objects.add_references(con, counts)
-        deltas.add(
-            con,
-            [
-                NewDelta(
-                    each.encoded.object_id, base.object_id, base.length + 1, base.chain_nbytes + each.encoded.nbytes
-                )
-                for each, base in zip(stored, bases, strict=True)
-            ],
-        )
+        added = [
+            NewDelta(key, chain.key_id, chain.length + 1, chain.nbytes + new[key].encoded.nbytes)
+            for key, chain in chains.items()
+        ]
+        deltas.add(con, added)
 
     def _row(self, stored: Stored, refs: int) -> NewObject:
         encoded = stored.encoded

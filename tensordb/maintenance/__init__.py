@@ -1,6 +1,6 @@
 """Looking after a database: verify every byte, reclaim what is dead."""
 
 from tensordb.maintenance.accessor import Maintenance, ReclaimReport
-from tensordb.maintenance.verifying import DamagedRecord, DamagedTensor, VerifyReport
+from tensordb.maintenance.verifying import DamagedRecord, DamagedTensor, DamagedWeight, VerifyReport
 
-__all__ = ["DamagedRecord", "DamagedTensor", "Maintenance", "ReclaimReport", "VerifyReport"]
+__all__ = ["DamagedRecord", "DamagedTensor", "DamagedWeight", "Maintenance", "ReclaimReport", "VerifyReport"]

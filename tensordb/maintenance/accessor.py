@@ -40,7 +40,7 @@ class Maintenance:
         self._db = db
 
     def verify(self, name: str | None = None) -> VerifyReport:
-        """Read every stored byte of a dataset back, or of all datasets and checkpoints, past every cache.
+        """Read every stored byte of a dataset back, or of all datasets, checkpoints and weights, past every cache.
 
         Args:
             name: The dataset, None for everything.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tensordb.catalog import checkpoints, datasets, records
+import duckdb
+
+from tensordb.catalog import checkpoints, datasets, records, weights
 from tensordb.catalog.checkpoints import NamedTensor
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
+from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
 from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
 
@@ -44,6 +47,21 @@ class DamagedTensor:
 
 
 @dataclass(frozen=True)
+class DamagedWeight:
+    """A weight, or a delta, whose stored bytes are not what was stored.
+
+    Attributes:
+        hash: Its hash.
+        base_hash: For a delta the hash of the base it was stored with, else None.
+        reason: What does not match, with the object and the place.
+    """
+
+    hash: str
+    base_hash: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class VerifyReport:
     """What `verify` found.
 
@@ -53,6 +71,8 @@ class VerifyReport:
         damaged: The records that cannot be read as they were written.
         checkpoints: Checkpoints looked at.
         damaged_tensors: The tensors of checkpoints that cannot be read as they were saved.
+        weights: Weights and deltas looked at.
+        damaged_weights: Those that cannot be read as they were stored.
     """
 
     records: int
@@ -60,11 +80,13 @@ class VerifyReport:
     damaged: tuple[DamagedRecord, ...] = field(default=())
     checkpoints: int = 0
     damaged_tensors: tuple[DamagedTensor, ...] = field(default=())
+    weights: int = 0
+    damaged_weights: tuple[DamagedWeight, ...] = field(default=())
 
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged."""
-        return not self.damaged and not self.damaged_tensors
+        return not (self.damaged or self.damaged_tensors or self.damaged_weights)
 
 
 def verify(db: Database, name: str | None) -> VerifyReport:
@@ -81,40 +103,68 @@ def verify(db: Database, name: str | None) -> VerifyReport:
         damaged += broken
     if name is not None:
         return VerifyReport(count, seen, tuple(damaged))
-    found, objects_read, tensors = _verify_checkpoints(db)
-    return VerifyReport(count, seen + objects_read, tuple(damaged), found, tuple(tensors))
+    found, ids, tensors = _verify_checkpoints(db)
+    stored, more, broken_weights = _verify_weights(db)
+    whole = seen + len(ids | more)
+    return VerifyReport(count, whole, tuple(damaged), found, tuple(tensors), stored, tuple(broken_weights))
 
 
-def _verify_checkpoints(db: Database) -> tuple[int, int, list[DamagedTensor]]:
-    """Return how many checkpoints and objects there are, and the tensors that are damaged."""
+def _verify_checkpoints(db: Database) -> tuple[int, set[bytes], list[DamagedTensor]]:
+    """Return how many checkpoints there are, the objects that they name, and the tensors that are damaged."""
     with db.catalog.read() as con:
         named = checkpoints.named_tensors(con)
     by_object: dict[bytes, list[NamedTensor]] = {}
     for each in named:
         by_object.setdefault(each.object_id, []).append(each)
-    ids = list(by_object)
-    damaged: list[DamagedTensor] = []
-    for begin in range(0, len(ids), _OBJECTS_AT_ONCE):
-        part = ids[begin : begin + _OBJECTS_AT_ONCE]
-        for object_id, error in _damage_among(db, {key: by_object[key][0] for key in part}):
-            damaged += [_damaged_tensor(each, error) for each in by_object[object_id]]
-    return len({each.number for each in named}), len(ids), damaged
+    wanted = {
+        key: (f"tensor {rows[0].name!r} of run {rows[0].run!r}, step {rows[0].step}", rows[0].content_id)
+        for key, rows in by_object.items()
+    }
+    damaged = [
+        _damaged_tensor(each, error)
+        for object_id, error in _damage_among(db, wanted, checkpoints.still_named)
+        for each in by_object[object_id]
+    ]
+    return len({each.number for each in named}), set(by_object), damaged
 
 
-def _damage_among(db: Database, wanted: dict[bytes, NamedTensor]) -> Iterator[tuple[bytes, Exception]]:
-    names = {key: f"tensor {each.name!r} of run {each.run!r}, step {each.step}" for key, each in wanted.items()}
+def _verify_weights(db: Database) -> tuple[int, set[bytes], list[DamagedWeight]]:
+    """Return how many weights and deltas there are, the objects that they name, and which of them are damaged."""
     with db.catalog.read() as con:
-        opened = dict(db.sources.try_open(con, names))
-        there = checkpoints.still_named(con, list(wanted))
-    for key, source in opened.items():
-        if key not in there:  # deleted meanwhile
-            continue
-        try:
-            if isinstance(source, Exception):
-                raise source
-            db.sources.verify(names[key], source, wanted[key].content_id)
-        except (IntegrityError, FormatError) as error:
-            yield key, error
+        named = weights.named_objects(con)
+    by_object: dict[bytes, list[NamedWeight]] = {}
+    for each in named:
+        by_object.setdefault(each.object_id, []).append(each)
+    wanted = {key: (f"weight {rows[0].content_id.hex()}", rows[0].content_id) for key, rows in by_object.items()}
+    damaged = [
+        DamagedWeight(each.content_id.hex(), None if each.base_id is None else each.base_id.hex(), str(error))
+        for object_id, error in _damage_among(db, wanted, weights.still_named)
+        for each in by_object[object_id]
+    ]
+    return len(named), set(by_object), damaged
+
+
+def _damage_among(
+    db: Database,
+    wanted: Mapping[bytes, tuple[str, bytes]],
+    still_named: Callable[[duckdb.DuckDBPyConnection, Sequence[bytes]], set[bytes]],
+) -> Iterator[tuple[bytes, Exception]]:
+    """Yield the objects that are damaged, of some that have these names and content ids."""
+    ids = list(wanted)
+    for begin in range(0, len(ids), _OBJECTS_AT_ONCE):
+        names = {key: wanted[key][0] for key in ids[begin : begin + _OBJECTS_AT_ONCE]}
+        with db.catalog.read() as con:
+            opened = dict(db.sources.try_open(con, names))
+            there = still_named(con, list(names))
+        for key, source in opened.items():
+            if key not in there:  # deleted meanwhile
+                continue
+            try:
+                if isinstance(source, Exception):
+                    raise source
+                db.sources.verify(names[key], source, wanted[key][1])
+            except (IntegrityError, FormatError) as error:
+                yield key, error
 
 
 def _damaged_tensor(each: NamedTensor, error: Exception) -> DamagedTensor:

@@ -196,7 +196,7 @@ def test_damage_is_an_error_that_names_the_tensor_and_its_checkpoint(tmp_path: P
         segment.write_bytes(data)
     with (
         TensorStorage(folder, read_only=True) as db,
-        pytest.raises(IntegrityError, match=r"'model.x' of checkpoint step 1 of run"),
+        pytest.raises(IntegrityError, match=r"'model\.x' of checkpoint step 1 of run"),
     ):
         db.checkpoints.diff("a", "b")
 

@@ -100,8 +100,10 @@ def test_verify_of_an_intact_database_is_0(run: Run, folder: Path) -> None:
     assert json.loads(run("verify", folder, "weights", "--json").out) == {
         "ok": True,
         "records": 5,
+        "checkpoints": 0,
         "objects": 5,
         "damaged": [],
+        "damaged_tensors": [],
     }
 
 

@@ -55,7 +55,7 @@ def test_every_bit_comes_back_whatever_the_dtype(dtype: torch.dtype) -> None:
     reader.verify()
 
 
-@given(st.integers(1, 400), st.integers(0, 1 << 32), st.integers(0, 1 << 32))
+@given(st.integers(1, 2000), st.integers(0, 1 << 32), st.integers(0, 1 << 32))
 def test_any_bits_come_back_from_any_base(words: int, one: int, other: int) -> None:
     chain = Chain()
     chain.add(random_bits(torch.int64, (words,), one))
@@ -113,6 +113,66 @@ def test_the_content_id_does_not_depend_on_the_base() -> None:
     reader = chain.add(second)
     assert chain.last is not None
     assert chain.last.content_id == encode(second, LOSSLESS).content_id == reader.content_id()
+
+
+@pytest.mark.parametrize("step", [1e-5, 1e-3, 1.0])
+def test_a_sample_decides_so_that_one_plan_is_left(step: float) -> None:
+    first = normal(torch.float32, (1500, 1000))
+    second = first + step * torch.randn(first.shape, generator=torch.Generator().manual_seed(1))
+    chain = Chain()
+    chain.add(first)
+    prepared = prepare(second, LOSSLESS, base=chain.last)
+    (plan,) = prepared.plans
+    assert prepared.lead is not None
+    encoded = prepared.encode()
+    alone = encode(second, LOSSLESS).nbytes
+    if plan.base is None:
+        assert step == 1
+        assert encoded.nbytes == alone
+    else:
+        assert encoded.nbytes < 0.985 * alone
+
+
+def test_what_changed_in_one_place_is_found_wherever_it_is() -> None:
+    first = normal(torch.float32, (40, 65536))  # forty chunks
+    chain = Chain()
+    chain.add(first)
+    for place in (0, 17, 39):
+        second = first.clone()
+        second[place] = normal(torch.float32, (65536,), seed=place + 1)
+        assert encode(second, LOSSLESS, base=chain.last).nbytes < 1.02 * encode(second[place].clone(), LOSSLESS).nbytes
+
+
+def test_a_tensor_equal_to_its_base_but_for_the_shape_is_a_change_of_nothing() -> None:
+    first = normal(torch.float32, (600, 500))
+    chain = Chain()
+    chain.add(first)
+    turned = first.reshape(500, 600)
+    encoded = encode(turned, LOSSLESS, base=chain.last)
+    assert encoded.nbytes < 600
+    assert same_bits(PayloadReader(joined(encoded), bases=chain.readers.__getitem__).decode(), turned)
+
+
+def test_a_few_numbers_are_stored_without_a_base() -> None:
+    first = normal(torch.float32, (500,))
+    chain = Chain()
+    chain.add(first)
+    assert encode(first + 1e-6, LOSSLESS, base=chain.last).encoding.compression == "planes+zstd"
+
+
+def test_a_chunk_by_itself_is_read_without_the_base() -> None:
+    first = normal(torch.float32, (4, 65536))  # four chunks
+    second = first.clone()
+    second[1] = normal(torch.float32, (65536,), seed=7)
+    chain = Chain()
+    chain.add(first)
+    assert chain.last is not None
+    payload = joined(encode(second, LOSSLESS, base=chain.last))
+    alone = PayloadReader(payload)
+    assert alone.base_id == chain.last.content_id
+    assert same_bits(alone.decode_index(1), second[1])
+    with pytest.raises(IntegrityError, match="read it with that base"):
+        alone.decode_index(2)
 
 
 @pytest.mark.parametrize("config", ["lossless", "balanced", "archive"])

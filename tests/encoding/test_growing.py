@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tensordb.encoding import CompressionConfig, PayloadReader, encode, get_compression_preset
+from tensordb.encoding import Base, CompressionConfig, PayloadReader, encode, get_compression_preset
 from tensordb.encoding.pipeline import prepare
 from tensordb.encoding.workers import InOrder, for_each
 
@@ -42,6 +42,21 @@ def test_it_has_the_same_bytes(config: CompressionConfig) -> None:
     assert (grown.object_id, grown.content_id) == (at_once.object_id, at_once.content_id)
     assert whole == joined(at_once.buffers)
     assert same_bits(PayloadReader(whole).decode(), PayloadReader(joined(at_once.buffers)).decode())
+
+
+@pytest.mark.parametrize("step", [1e-5, 1.0])
+def test_a_change_from_a_base_has_the_same_bytes(step: float) -> None:
+    first = normal(torch.float32, (4500, 1001))
+    known = encode(first, CONFIGS["lossless"])
+    base = Base(known.content_id, PayloadReader(joined(known.buffers)))
+    prepared = prepare(first + step, CONFIGS["lossless"], base=base)
+    parts: list[bytes] = []
+    grown = prepared.encode_growing(lambda buffers: parts.append(joined(buffers)))
+    assert grown is not None
+    at_once = encode(first + step, CONFIGS["lossless"], base=base)
+    assert at_once.encoding.compression.startswith("delta") == (step < 1)
+    assert joined(grown.buffers) + b"".join(parts) == joined(at_once.buffers)
+    assert len(joined(grown.buffers)) == prepared.lead
 
 
 def test_a_small_tensor_and_one_with_several_plans_are_made_at_once() -> None:

@@ -26,6 +26,7 @@ from tensordb.encoding.filters.zero_bitmap import (
     sparse_loops,
     words_of,
 )
+from tensordb.encoding.scratch import scratch
 from tensordb.errors import FormatError, IntegrityError
 
 _ID_BYTES = 32
@@ -86,10 +87,11 @@ class Delta(Filter):
         words = data.view(WORDS[self.width])
         return [np.array([_ALONE], np.uint8), np.empty(0, np.uint8), *planes_of(words, self.sizes)]
 
-    def split_against(self, data: Bytes, base: Bytes) -> list[Bytes]:
-        """Return the groups of a chunk as its difference from the base's."""
-        bitmap, kept = kept_of(_differences(data.view(WORDS[self.width]), base.view(WORDS[self.width])))
-        return [np.array([_CHANGED], np.uint8), bitmap, *planes_of(kept, self.sizes)]
+    def split_against(self, data: Bytes, base: Bytes, room: Bytes | None = None) -> list[Bytes]:
+        """Return the groups of a chunk as its difference from the base's; they may lie in ``room[nbytes]``."""
+        kind = WORDS[self.width]
+        bitmap, kept = _changes(data.view(kind), base.view(kind))
+        return [np.array([_CHANGED], np.uint8), bitmap, *planes_of(kept, self.sizes, room)]
 
     def merge(self, groups: Sequence[Bytes], records: int, out: Bytes) -> None:
         """Write a chunk to `out`, which holds the base's if the groups are a change."""
@@ -122,23 +124,25 @@ class Delta(Filter):
         return cls(base, sizes)
 
 
-def _differences(words: Words, base: Words) -> Words:
-    """Return ``words - base`` as sign (the highest bit) and magnitude (one less where negative)."""
+def _changes(words: Words, base: Words) -> tuple[Bytes, Words]:
+    """Return a bitmap of the words that differ, and ``words - base`` of those, in the thread's scratch memory.
+
+    A difference is kept as sign (the highest bit) and magnitude (one less where it is negative).
+    """
     loops = sparse_loops(words) if base.flags.aligned else None
     if loops is not None:
-        changes: Words = np.empty_like(words)
-        loops.changes[words.itemsize](words, base, changes)
-        return changes
+        bitmap, kept = np.empty(-(-len(words) // 8), np.uint8), scratch("words", words.nbytes).view(words.dtype)
+        return bitmap, kept[: loops.changes[words.itemsize](words, base, bitmap, kept)]
     top = 8 * words.itemsize - 1
     difference: Words = words - base
     negative = difference >> words.dtype.type(top)
     difference ^= -negative
     difference |= negative << words.dtype.type(top)
-    return difference
+    return kept_of(difference)
 
 
 def _applied(changes: Words, base: Words) -> Words:
-    """Return the words that `_differences` came from."""
+    """Return the words that `_changes` came from."""
     top = changes.dtype.type(8 * changes.itemsize - 1)
     negative = changes >> top
     magnitude = changes & ~(changes.dtype.type(1) << top)

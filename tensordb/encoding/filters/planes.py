@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Self
 
@@ -82,7 +83,7 @@ class Planes(Filter):
         compiled = kernels.ready(data.nbytes) if source.flags.aligned else None
         if compiled is None:
             return self._split(data, records)
-        starts, strides = self._places(data.nbytes, records)
+        starts, strides = _places(self.sizes, data.nbytes // self.width, records)
         compiled.split[self.width](source, records, room, starts, strides)
         words = data.nbytes // self.width
         edges = [words * end for end in accumulate(self.sizes, initial=0)]
@@ -139,17 +140,6 @@ class Planes(Filter):
     def _compiled(self, out: Bytes) -> Any:
         return kernels.ready(out.nbytes) if out.view(WORDS[self.width]).flags.aligned else None
 
-    def _places(self, nbytes: int, records: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return where the planes of the first record begin, all groups in one piece, and the steps to the next."""
-        words = nbytes // self.width
-        share = words // records
-        starts, strides, at = [], [], 0
-        for size in self.sizes:
-            starts += [at + plane * share for plane in range(size)]
-            strides += [size * share] * size
-            at += size * words
-        return np.array(starts), np.array(strides)
-
     def _split(self, data: Bytes, records: int) -> list[Bytes]:
         kind = WORDS[self.width]
         words = data.view(kind)
@@ -181,3 +171,15 @@ class Planes(Filter):
         if width not in WORDS or width == 1 or sum(data) != width or 0 in data:
             raise FormatError(f"planes {tuple(data)} do not make a word of {width} bytes; use a newer release")
         return cls(tuple(data))
+
+
+@lru_cache(maxsize=256)
+def _places(sizes: tuple[int, ...], words: int, records: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where the planes of the first record begin, all groups in one piece, and the steps to the next."""
+    share = words // records
+    starts, strides, at = [], [], 0
+    for size in sizes:
+        starts += [at + plane * share for plane in range(size)]
+        strides += [size * share] * size
+        at += size * words
+    return np.array(starts), np.array(strides)

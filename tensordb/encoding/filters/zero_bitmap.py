@@ -17,6 +17,7 @@ from tensordb.encoding import kernels
 from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.planes import Planes
 from tensordb.encoding.filters.words import WORDS, word_bytes
+from tensordb.encoding.scratch import scratch
 from tensordb.errors import FormatError, IntegrityError
 
 Words = NDArray[Any]
@@ -89,32 +90,33 @@ class ZeroBitmap(Filter):
         return cls(tuple(data))
 
 
-def planes_of(words: Words, sizes: tuple[int, ...]) -> list[Bytes]:
-    """Return the planes of words, which may be none, in these groups."""
+def planes_of(words: Words, sizes: tuple[int, ...], room: Bytes | None = None) -> list[Bytes]:
+    """Return the planes of words, which may be none, in these groups; they may lie in `room`, if it is given."""
     data = words.view(np.uint8)
     if len(sizes) == words.itemsize == 1:
-        return [data]
-    return Planes(sizes).split(data, 1)
+        return [data.copy()]
+    planes = Planes(sizes)
+    return planes.split(data, 1) if room is None else planes.split_into(room[: data.nbytes], data, 1)
 
 
 def words_of(groups: Sequence[Bytes], sizes: tuple[int, ...]) -> Words:
-    """Return the words that `planes_of` took apart."""
+    """Return the words that `planes_of` took apart, in the thread's scratch memory."""
     width = sum(sizes)
     if width == 1:
         return groups[0]
-    out = np.empty(len(groups[0]) // sizes[0] * width, np.uint8)
+    out = scratch("words", len(groups[0]) // sizes[0] * width)
     Planes(sizes).merge(groups, 1, out)
     words: Words = out.view(WORDS[width])
     return words
 
 
 def kept_of(words: Words) -> tuple[Bytes, Words]:
-    """Return the bitmap of words that are not zero, and those words."""
+    """Return the bitmap of words that are not zero, and those words, in the thread's scratch memory."""
     loops = sparse_loops(words)
     if loops is None:
         present = words != 0
         return np.packbits(present, bitorder="little"), words[present]
-    bitmap, kept = np.empty(-(-len(words) // 8), np.uint8), np.empty_like(words)
+    bitmap, kept = np.empty(-(-len(words) // 8), np.uint8), scratch("words", words.nbytes).view(words.dtype)
     count = loops.pack[words.itemsize](words, bitmap, kept)
     return bitmap, kept[:count]
 

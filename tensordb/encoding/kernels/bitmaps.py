@@ -67,14 +67,33 @@ def _spread(kind):
 
 
 def _changes(kind):
-    one, top = kind(1), kind(kind.bitwidth - 1)
+    one, top, zero = kind(1), kind(kind.bitwidth - 1), kind(0)
 
-    def changes(words, base, out):
-        """Write ``words - base`` as sign (the highest bit) and magnitude (one less where negative)."""
-        for i in range(words.size):
+    def changes(words, base, bitmap, kept):
+        """Do what `pack` does with ``words - base`` as sign (the highest bit) and magnitude (one less if negative)."""
+        count = types.uintp(0)
+        whole = types.uintp(words.size >> 3)
+        for group in range(whole):
+            bits = np.uint8(0)
+            for k in range(types.uintp(8)):
+                i = (group << types.uintp(3)) + k
+                difference = kind(words[i] - base[i])
+                negative = (difference >> top) & one
+                present = np.uint8(difference != zero)
+                kept[count] = (difference ^ kind(zero - negative)) | kind(negative << top)
+                bits |= present << np.uint8(k)
+                count += types.uintp(present)
+            bitmap[group] = bits
+        for i in range(whole << types.uintp(3), types.uintp(words.size)):
             difference = kind(words[i] - base[i])
-            negative = difference >> top
-            out[i] = (difference ^ kind(kind(0) - negative)) | kind((negative & one) << top)
+            negative = (difference >> top) & one
+            present = np.uint8(difference != zero)
+            kept[count] = (difference ^ kind(zero - negative)) | kind(negative << top)
+            within = np.uint8(i & types.uintp(7))
+            before = bitmap[i >> types.uintp(3)] if within else np.uint8(0)
+            bitmap[i >> types.uintp(3)] = before | np.uint8(present << within)
+            count += types.uintp(present)
+        return count
 
     return changes
 
@@ -132,6 +151,6 @@ for _width in (1, 2, 4, 8):
     _words, _read = types.Array(_kind, 1, "C"), types.Array(_kind, 1, "C", readonly=True)
     pack[_width] = compiled(_pack(_kind), _read, _BITMAP, _words, returns=types.int64)
     spread[_width] = compiled(_spread(_kind), _READ_BITMAP, _read, _words)
-    changes[_width] = compiled(_changes(_kind), _read, _read, _words)
+    changes[_width] = compiled(_changes(_kind), _read, _read, _BITMAP, _words, returns=types.int64)
     apply[_width] = compiled(_apply(_kind), _READ_BITMAP, _read, _words)
 accumulate = compiled(_accumulate, types.Array(types.uint8, 1, "C"), types.int64, types.int64)

@@ -1,0 +1,1 @@
+"""Other libraries' ways into a database: one file each, imported only where they are used."""
