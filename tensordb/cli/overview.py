@@ -81,7 +81,8 @@ def show_verified(report: VerifyReport, *, as_json: bool) -> bool:
         ]
         tensors = [asdict(each) for each in report.damaged_tensors]
         counts = {"records": report.records, "checkpoints": report.checkpoints, "objects": report.objects}
-        print(to_json({"ok": report.ok, **counts, "damaged": damaged, "damaged_tensors": tensors}))
+        of_weights = {"weights": report.weights, "damaged_weights": [asdict(each) for each in report.damaged_weights]}
+        print(to_json({"ok": report.ok, **counts, "damaged": damaged, "damaged_tensors": tensors, **of_weights}))
         return report.ok
     for each in report.damaged:
         print(f"damaged: {printable(each.dataset)} {printable(each.record_id)}: {printable(each.reason)}")
@@ -89,9 +90,12 @@ def show_verified(report: VerifyReport, *, as_json: bool) -> bool:
         what = f"tensor {tensor.name}" if tensor.name else "state"
         where = f"checkpoint {tensor.checkpoint_id} (run {tensor.run}, step {tensor.step})"
         print(f"damaged: {printable(f'{where} {what}')}: {printable(tensor.reason)}")
-    verdict = "intact" if report.ok else f"{len(report.damaged) + len(report.damaged_tensors):,} damaged"
-    held = f"{report.records:,} records" + (f" and {report.checkpoints:,} checkpoints" if report.checkpoints else "")
-    print(f"{held} in {report.objects:,} objects read back: {verdict}")
+    for weight in report.damaged_weights:
+        print(f"damaged: weight {printable(weight.hash)}: {printable(weight.reason)}")
+    count = len(report.damaged) + len(report.damaged_tensors) + len(report.damaged_weights)
+    counts_of = {"records": report.records, "checkpoints": report.checkpoints, "weights": report.weights}
+    held = " and ".join(f"{n:,} {what}" for what, n in counts_of.items() if n) or "0 records"
+    print(f"{held} in {report.objects:,} objects read back: {f'{count:,} damaged' if count else 'intact'}")
     return report.ok
 
 

@@ -17,7 +17,7 @@ from .conftest import Run, start
 from .test_overview import contents
 
 HOSTILE = "evil\x1b[31m\"'@run☃\n" + "long" * 100
-ALL = ["ls", "show", "diff", "tag", "untag", "fork", "rm", "prune", "verify"]
+ALL = ["ls", "show", "diff", "tag", "untag", "fork", "rm", "prune", "export", "verify"]
 
 
 def build_runs(folder: Path) -> Path:
@@ -225,7 +225,7 @@ def test_prune_keeps_by_age_and_by_step(run: Run, own_runs: Path) -> None:
 
 
 def test_verify_reads_all_runs_or_one(run: Run, runs: Path) -> None:
-    assert run("checkpoints", "verify", runs).out.endswith("intact\n")
+    assert run("checkpoints", "verify", runs).out == "7 checkpoints in 8 objects read back: intact\n"
     assert shown(run, "verify", runs)["checkpoints"] == 7
     found = shown(run, "verify", runs, HOSTILE)
     assert (found["checkpoints"], found["objects"], found["ok"]) == (1, 1, True)
@@ -301,6 +301,44 @@ def test_where_there_is_no_database_it_is_2_and_nothing_is_created(run: Run, tmp
         assert err.startswith("tensordb: there is no database in ")
     assert list((tmp_path / "folder").iterdir()) == []
     assert not (tmp_path / "missing").exists()
+
+
+def test_export_and_import_go_by_way_of_safetensors(run: Run, own_runs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    from safetensors.torch import load_file
+
+    target = tmp_path / "model.safetensors"
+    (written,) = shown(run, "export", own_runs, "base@line@3", target)
+    assert written == {"file": str(target), "nbytes": target.stat().st_size}
+    with TensorStorage(own_runs, read_only=True) as db:
+        model = db.checkpoints.load("base@line", step=3)["model"]
+    assert all(torch.equal(tensor, model[name]) for name, tensor in load_file(target).items())
+    assert run("checkpoints", "export", own_runs, "base@line@3", target).code == 2
+    assert run("checkpoints", "export", own_runs, "base@line@3", target, "--overwrite").code == 0
+    code, out, err = run("checkpoints", "import", tmp_path / "new.tdb", target, "again", "--step", 7)
+    assert (code, err) == (0, "")
+    assert out.startswith("saved step 7 of again (cc")
+    with TensorStorage(tmp_path / "new.tdb") as db:
+        again = db.checkpoints.load("again")["model"]
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.items())
+
+
+def test_import_reads_files_of_torch(run: Run, own_runs: Path, tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(5.0)}, tmp_path / "old.pt")
+    found = shown(run, "import", own_runs, tmp_path / "old.pt", "old")
+    assert (found["run"], found["step"], found["tensors"]) == ("old", None, 1)
+    code, out, err = run("checkpoints", "import", own_runs, tmp_path / "nothing.pt", "old")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "nothing.pt" in err
+    (tmp_path / "bad.pt").write_bytes(b"no tensors")
+    code, _, err = run("checkpoints", "import", own_runs, tmp_path / "bad.pt", "old")
+    assert code == 2
+    assert "bad.pt" in err
+
+
+def test_import_that_fails_leaves_no_new_database(run: Run, tmp_path: Path) -> None:
+    assert run("checkpoints", "import", tmp_path / "new.tdb", tmp_path / "nothing.pt", "r").code == 2
+    assert not (tmp_path / "new.tdb").exists()
 
 
 def test_a_write_to_a_database_that_another_process_holds_is_3(own_runs: Path) -> None:
