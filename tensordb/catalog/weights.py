@@ -121,6 +121,15 @@ def with_contents(con: duckdb.DuckDBPyConnection, content_ids: Sequence[bytes]) 
     )
 
 
+def numbers_of(con: duckdb.DuckDBPyConnection, content_ids: Sequence[bytes]) -> dict[tuple[bytes, bytes | None], int]:
+    """Return the numbers of the weights that have these contents, by content id and base."""
+    rows = con.execute(
+        "SELECT content_id, base_id, number FROM tensordb.weights WHERE content_id IN (SELECT unnest(?::BLOB[]))",
+        [list(content_ids)],
+    ).fetchall()
+    return {(content_id, base_id): number for content_id, base_id, number in rows}
+
+
 def from_base(con: duckdb.DuckDBPyConnection, low: bytes, high: bytes) -> list[WeightRow]:
     """Return the deltas whose bases' content ids are from `low` to `high`, oldest first."""
     return _rows(run(con, f"{_ROW} WHERE w.base_id BETWEEN ? AND ? ORDER BY w.number", [low, high]))
