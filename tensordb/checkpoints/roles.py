@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tensordb.checkpoints import randomness
+from tensordb.checkpoints.shards import name_of_whole
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.errors import InvalidInputError
 
@@ -29,7 +30,7 @@ class RoleConfigs:
             InvalidInputError: It is neither a preset, a config, nor a mapping of roles to those.
         """
         if preset is None or isinstance(preset, str | CompressionConfig):
-            config = config_of(preset, default)
+            config = _config(preset, default)
             return cls(dict.fromkeys(ROLES, config) | {"rng": get_compression_preset("lossless")})
         if not isinstance(preset, Mapping):
             raise InvalidInputError(
@@ -39,7 +40,7 @@ class RoleConfigs:
         unknown = [role for role in preset if role not in ROLES]
         if unknown:
             raise InvalidInputError(f"preset names the role {unknown[0]!r}; there are: {', '.join(ROLES)}")
-        return cls({role: config_of(preset.get(role), default) for role in ROLES})
+        return cls({role: _config(preset.get(role), default) for role in ROLES})
 
     def of_tensor(self, name: str) -> tuple[CompressionConfig, str]:
         """Return the config of a tensor by its full name, and what rules know it by: its name within the role."""
@@ -48,6 +49,40 @@ class RoleConfigs:
             return self.of_role[quoted], name.removeprefix(f"[{quoted!r}]")
         role, _, path = name.partition(".")
         return self.of_role[role], path
+
+
+@dataclass(frozen=True)
+class KeyConfigs:
+    """What the tensors below each key at the top of a state are encoded with.
+
+    Attributes:
+        default: For the keys that are not named.
+    """
+
+    of_key: Mapping[str, CompressionConfig]
+    default: CompressionConfig
+
+    @classmethod
+    def of(cls, preset: Any, default: CompressionConfig) -> KeyConfigs:
+        """Return what was given as `preset`: the name of a preset, a config, or those by key.
+
+        Raises:
+            InvalidInputError: It is none of these.
+        """
+        if preset is None or isinstance(preset, str | CompressionConfig):
+            return cls({}, _config(preset, default))
+        if not isinstance(preset, Mapping) or not all(isinstance(key, str) for key in preset):
+            raise InvalidInputError(
+                f"preset is {preset!r}; give the name of a preset, a CompressionConfig, or a mapping of keys of the "
+                "state to those"
+            )
+        return cls({key: _config(each, default) for key, each in preset.items()}, default)
+
+    def of_tensor(self, name: str) -> tuple[CompressionConfig, str]:
+        """Return the config of a tensor, or of a part of it, and what rules know it by: its name behind the key."""
+        whole = name_of_whole(name)
+        key, dot, path = whole.partition(".")
+        return self.of_key.get(key, self.default), path if dot else whole
 
 
 def state_tree(model: Any, *, optimizer: Any, scheduler: Any, scaler: Any, state: Any, rng: bool) -> dict[str, Any]:
@@ -91,8 +126,7 @@ def has_state(value: Any) -> bool:
     )
 
 
-def config_of(preset: Any, default: CompressionConfig) -> CompressionConfig:
-    """Return a config that is given as one, by the name of a preset, or as None for the default."""
+def _config(preset: Any, default: CompressionConfig) -> CompressionConfig:
     if preset is None:
         return default
     if isinstance(preset, CompressionConfig):

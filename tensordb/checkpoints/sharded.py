@@ -20,54 +20,17 @@ from tensordb.checkpoints import history, saving
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row
 from tensordb.checkpoints.loading import document_of
 from tensordb.checkpoints.requests import Facts
-from tensordb.checkpoints.roles import config_of
+from tensordb.checkpoints.roles import KeyConfigs
 from tensordb.checkpoints.saving import WrittenTensor
-from tensordb.checkpoints.shards import name_of_whole
 from tensordb.checkpoints.tree import Leaf, flatten, unflatten_values
 from tensordb.checkpoints.wire import split, with_note
-from tensordb.encoding.presets import CompressionConfig
-from tensordb.encoding.workers import for_each
 from tensordb.engine import Database, ObjectSource, Stored
-from tensordb.engine.contents import ContentWriter
+from tensordb.engine.contents import ContentWriter, on_all_cores
 from tensordb.errors import CheckpointNotFoundError, ConflictError, IntegrityError, InvalidInputError, ReadOnlyError
+from tensordb.tensors import spec_of
 
 Note = Callable[[Callable[[torch.Tensor], int]], Any]
 """Makes the note of a checkpoint, given what says which leaf a stand-in is."""
-Place = Callable[[int, torch.Tensor], None]
-
-
-@dataclass(frozen=True)
-class KeyConfigs:
-    """What the tensors below each key at the top of a state are encoded with.
-
-    Attributes:
-        default: For the keys that are not named.
-    """
-
-    of_key: Mapping[str, CompressionConfig]
-    default: CompressionConfig
-
-    @classmethod
-    def of(cls, preset: Any, default: CompressionConfig) -> KeyConfigs:
-        """Return what was given as `preset`: the name of a preset, a config, or those by key.
-
-        Raises:
-            InvalidInputError: It is none of these.
-        """
-        if preset is None or isinstance(preset, str | CompressionConfig):
-            return cls({}, config_of(preset, default))
-        if not isinstance(preset, Mapping) or not all(isinstance(key, str) for key in preset):
-            raise InvalidInputError(
-                f"preset is {preset!r}; give the name of a preset, a CompressionConfig, or a mapping of keys of the "
-                "state to those"
-            )
-        return cls({key: config_of(each, default) for key, each in preset.items()}, default)
-
-    def of_tensor(self, name: str) -> tuple[CompressionConfig, str]:
-        """Return the config of a tensor, or of a part of it, and what rules know it by: its name behind the key."""
-        whole = name_of_whole(name)
-        key, dot, path = whole.partition(".")
-        return self.of_key.get(key, self.default), path if dot else whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +41,7 @@ class ShardedCheckpoint:
         checkpoint: What is known of it.
         document: Its state without the values of tensors.
         note: What was attached to that, as bytes.
+        names: Of each of its leaves.
         object_ids: What each of its leaves is stored as.
     """
 
@@ -85,6 +49,7 @@ class ShardedCheckpoint:
     number: int
     document: bytes
     note: bytes
+    names: dict[int, str]
     object_ids: dict[int, bytes]
 
 
@@ -94,6 +59,26 @@ class StoredTensor:
 
     tensor: WrittenTensor
     place: Stored | StoredContent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """A box of a leaf that is to be read.
+
+    Attributes:
+        leaf: Number of the leaf.
+        index: The box, a slice for each dimension.
+        target: Where it goes: a tensor of its shape, of any dtype, strides and device.
+    """
+
+    leaf: int
+    index: tuple[slice, ...]
+    target: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the target."""
+        return self.target.numel() * self.target.element_size()
 
 
 class ShardedCheckpoints:
@@ -192,50 +177,66 @@ class ShardedCheckpoints:
         with self._db.catalog.read() as con:
             row = history.find(con, run_or_id, step=step, which=which)
             document, note = split(document_of(self._db, con, row))
-            found = {each.position: each.object_id for each in checkpoints.tensors(con, row.number)}
+            rows = checkpoints.tensors(con, row.number)
         if note is None:
             raise InvalidInputError(
                 f"the checkpoint of step {row.step} of run {row.run!r} was saved in one piece; load it with "
                 "db.checkpoints.load"
             )
-        return ShardedCheckpoint(from_row(row), row.number, document, note, found)
+        return ShardedCheckpoint(
+            from_row(row),
+            row.number,
+            document,
+            note,
+            {each.position: each.name for each in rows},
+            {each.position: each.object_id for each in rows},
+        )
 
     def values(self, found: ShardedCheckpoint, left_out: Collection[int]) -> Any:
         """Return the state without what is stored in the leaves `left_out`."""
-        leaves = [leaf for leaf in found.object_ids if leaf not in set(left_out)]
-        decoded: dict[int, torch.Tensor] = {}
-        self.read(found, [(leaf, ...) for leaf in leaves], lambda at, tensor: decoded.update({leaves[at]: tensor}))
+        needed = found.object_ids.keys() - set(left_out)
+        names, sources = self._opened(found, needed)
+        decoded = {leaf: self._db.sources.decode(names[leaf], sources[leaf]) for leaf in sorted(needed)}
         return unflatten_values(found.document, decoded.__getitem__, left_out)
 
-    def read(self, found: ShardedCheckpoint, wanted: Sequence[tuple[int, Any]], place: Place) -> None:
+    def read(self, found: ShardedCheckpoint, wanted: Sequence[Wanted]) -> None:
         """Read boxes of leaves on all cores, decoding only the chunks that they touch.
-
-        Args:
-            found: The checkpoint.
-            wanted: The number of a leaf and what to read of it, as an index.
-            place: Called with the position in `wanted` and a tensor that it may keep; on any thread.
 
         Raises:
             CheckpointNotFoundError: It was deleted meanwhile.
+            InvalidInputError: A target has another shape than what goes there.
             IntegrityError: Stored bytes are damaged.
         """
-        where = f"of the checkpoint of step {found.checkpoint.step} of run {found.checkpoint.run!r}"
-        names = {found.object_ids[leaf]: f"leaf {leaf} {where}" for leaf, _ in wanted}
-        with self._db.catalog.read() as con:
-            if not checkpoints.by_number(con, [found.number]):
-                raise CheckpointNotFoundError(f"a part {where} is gone: it was deleted while it was loaded")
-            sources = self._db.sources.open(con, names)
+        names, sources = self._opened(found, {each.leaf for each in wanted})
 
         def work(at: int) -> None:
-            leaf, index = wanted[at]
-            object_id = found.object_ids[leaf]
-            place(at, self._decoded(names[object_id], sources[object_id], index))
+            each = wanted[at]
+            self._decode(names[each.leaf], sources[each.leaf], each)
 
-        for_each(len(wanted), work)
+        on_all_cores([each.nbytes for each in wanted], range(len(wanted)), work)
 
-    def _decoded(self, name: str, source: ObjectSource, index: Any) -> torch.Tensor:
-        whole = index is ... or index == tuple(slice(0, size) for size in source.reader.spec.shape)
-        return self._db.sources.decode(name, source, index=None if whole else index)
+    def _decode(self, name: str, source: ObjectSource, wanted: Wanted) -> None:
+        index, target = wanted.index, wanted.target
+        spec = source.reader.spec
+        if spec_of(target) == spec and index == tuple(slice(0, size) for size in spec.shape):
+            self._db.sources.decode(name, source, out=target)
+            return
+        read = self._db.sources.decode(name, source, index=index)
+        if read.shape != target.shape:
+            raise InvalidInputError(f"{name}: {tuple(read.shape)} is read, and {tuple(target.shape)} asked for")
+        target.copy_(read)
+
+    def _opened(
+        self, found: ShardedCheckpoint, leaves: Collection[int]
+    ) -> tuple[dict[int, str], dict[int, ObjectSource]]:
+        """Return what leaves are called in errors, and what decodes them."""
+        where = f"of the checkpoint of step {found.checkpoint.step} of run {found.checkpoint.run!r}"
+        names = {leaf: f"tensor {found.names[leaf]!r} {where}" for leaf in leaves}
+        with self._db.catalog.read() as con:
+            if not checkpoints.by_number(con, [found.number]):
+                raise CheckpointNotFoundError(f"the rest {where} is gone: it was deleted while it was loaded")
+            sources = self._db.sources.open(con, {found.object_ids[leaf]: name for leaf, name in names.items()})
+        return names, {leaf: sources[found.object_ids[leaf]] for leaf in leaves}
 
 
 def _places(stored: Iterable[StoredTensor]) -> dict[bytes, Stored | StoredContent]:

@@ -1,5 +1,6 @@
 """torch.distributed.checkpoint in one process: what is saved, refused, shared, and never pickled."""
 
+import pickle
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.planner import SavePlanner
+from torch.distributed.checkpoint.planner import LoadPlan, SavePlanner
 
 from tensordb import (
     CheckpointNotFoundError,
@@ -23,10 +24,12 @@ from tensordb import (
     InvalidInputError,
     ReadOnlyError,
     Rule,
+    StoreError,
     TensorStorage,
 )
 from tensordb.checkpoints.requests import Facts
-from tensordb.checkpoints.sharded import KeyConfigs
+from tensordb.checkpoints.roles import KeyConfigs
+from tensordb.checkpoints.sharded import Wanted
 from tensordb.checkpoints.tree import Leaf, flatten
 from tensordb.integrations.dcp import TensorDBReader, TensorDBWriter
 from tensordb.integrations.dcp_manifest import metadata_of
@@ -354,7 +357,67 @@ def test_a_checkpoint_deleted_while_it_is_loaded_is_not_found(db: TensorStorage)
     found = sharded.find("run", step=None, which="latest")
     db.checkpoints.delete("run")
     with pytest.raises(CheckpointNotFoundError, match="deleted while"):
-        sharded.read(found, [(0, ...)], lambda at, tensor: None)
+        sharded.read(found, [Wanted(0, (slice(0, 3),), torch.zeros(3))])
+
+
+def test_a_box_of_a_tensor_is_read_by_itself_into_any_target(tmp_path: Path) -> None:
+    whole = torch.randn(4000, 300)
+    with TensorStorage(tmp_path) as db:
+        save(db, {"w": whole})
+        sharded = db.checkpoints.sharded
+        found = sharded.find("run", step=None, which="latest")
+        target = torch.zeros(200, 10, dtype=torch.float64).t()
+        sharded.read(found, [Wanted(0, (slice(3990, 4000), slice(100, 300)), target)])
+        assert torch.equal(target, whole[3990:, 100:].double())
+        segment = max((tmp_path / "segments").iterdir(), key=lambda path: path.stat().st_size)
+        damaged = bytearray(segment.read_bytes())
+        damaged[len(damaged) // 4] ^= 1  # in a chunk that the box does not touch
+        segment.chmod(0o644)
+        segment.write_bytes(damaged)
+        target.zero_()
+        sharded.read(found, [Wanted(0, (slice(3990, 4000), slice(100, 300)), target)])
+        assert torch.equal(target, whole[3990:, 100:].double())
+        with pytest.raises(IntegrityError, match="tensor 'w'"):
+            sharded.read(found, [Wanted(0, (slice(0, 4000), slice(0, 300)), torch.zeros(4000, 300))])
+
+
+def test_ranks_that_found_different_checkpoints_load_nothing(db: TensorStorage) -> None:
+    readers = []
+    for step in (1, 2):
+        save(db, {"w": torch.ones(3)}, step=step)
+        readers.append(TensorDBReader(db, "run"))
+        readers[-1].read_metadata()
+    plans = [reader.prepare_local_plan(LoadPlan([])) for reader in readers]
+    with pytest.raises(ConflictError, match="give its step"):
+        readers[0].prepare_global_plan(plans)
+    assert readers[0].prepare_global_plan(plans[:1]) == plans[:1]
+
+
+def test_writers_and_readers_are_sent_to_other_processes(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path, compression_preset="fast") as db:
+        writer = pickle.loads(pickle.dumps(TensorDBWriter(db, "run", step=3)))
+        dcp.save({"w": torch.randn(9999)}, storage_writer=writer)
+        assert db.sql("SELECT compression FROM history.tensors").to_pylist() == [{"compression": "planes+lz4"}]
+        reader = pickle.loads(pickle.dumps(TensorDBReader(tmp_path, "run")))
+        dcp.load({"w": torch.zeros(9999)}, storage_reader=reader)
+
+
+def test_what_a_failed_save_wrote_is_reclaimed_once_its_writer_is_closed(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path) as db:
+        writer = FailingWriter(db, "run")
+        with pytest.raises(dcp.CheckpointException):
+            dcp.save({"w": torch.rand(1000)}, storage_writer=writer)
+        assert db.maintenance.gc().segments_removed == 0
+        writer.close()
+        assert db.maintenance.gc().segments_removed == 1
+        assert db.checkpoints.runs() == []
+
+
+class FailingWriter(TensorDBWriter):
+    """Fails before it commits."""
+
+    def finish(self, metadata: Any, results: Any) -> None:
+        raise StoreError("no")
 
 
 def test_forged_manifests_raise_errors_of_ours() -> None:
