@@ -21,6 +21,7 @@ from tensordb import (
     MissingDependencyError,
     TensorStorage,
 )
+from tensordb.integrations.safetensors import export_safetensors, import_safetensors
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of transformers' own imports
@@ -142,6 +143,26 @@ def test_transformers_loads_the_folder_as_a_model(db: TensorStorage, tmp_path: P
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert equal(loaded, fitted.model)
+
+
+def test_a_folder_that_transformers_wrote_comes_out_byte_for_byte(db: TensorStorage, tmp_path: Path) -> None:
+    model = GPT2LMHeadModel(GPT2Config(**CONFIG, eos_token_id=0)).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "in", max_shard_size="4KB")
+    import_safetensors(db, tmp_path / "in", "run")
+    export_safetensors(db, "run", tmp_path / "out")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    assert "model.safetensors.index.json" in written
+    loaded = GPT2LMHeadModel.from_pretrained(tmp_path / "out")
+    assert equal(loaded, model)
+
+
+def test_transformers_loads_a_model_exported_in_shards(db: TensorStorage, tmp_path: Path) -> None:
+    model = GPT2LMHeadModel(GPT2Config(**CONFIG, eos_token_id=0))
+    db.checkpoints.save("run", model)
+    assert len(export_safetensors(db, "run", tmp_path / "out", max_shard_size="8KB")) > 2
+    model.config.save_pretrained(tmp_path / "out")
+    assert equal(GPT2LMHeadModel.from_pretrained(tmp_path / "out"), model)
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
