@@ -289,8 +289,12 @@ class Checkpoints:
         self._background.settle()
         return history.best(self._db, metric, run, mode)
 
-    def log(self, run_or_id: str | Checkpoint) -> CheckpointList:
-        """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks."""
+    def log(self, run_or_id: str | Checkpoint | None = None) -> CheckpointList:
+        """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks.
+
+        Args:
+            run_or_id: None for the newest checkpoint of all runs.
+        """
         self._background.settle()
         return history.log(self._db, run_or_id)
 
@@ -331,10 +335,14 @@ class Checkpoints:
         """Delete a tag; its checkpoint stays."""
         history.untag(self._db, run, tag)
 
-    def fork(
-        self, run_or_id: str | Checkpoint, new_run: str, *, step: int | None = None, which: str = "latest"
-    ) -> Checkpoint:
+    def fork(self, run_or_id: str | Checkpoint, step: int | None, new_run: str, *, which: str = "latest") -> Checkpoint:
         """Begin a new run with a checkpoint of another; no byte is copied, and each may be deleted by itself.
+
+        Args:
+            run_or_id: The run, or a checkpoint.
+            step: The newest checkpoint of this step; None for the one that `which` names.
+            new_run: Name of the new run.
+            which: ``"latest"`` or a tag.
 
         Raises:
             AlreadyExistsError: There is a run of the new name.

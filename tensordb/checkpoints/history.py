@@ -124,12 +124,13 @@ def best(db: Database, metric: str, run: str | None, mode: Mode) -> Checkpoint:
 def log(db: Database, run_or_id: Any) -> CheckpointList:
     """Return a checkpoint, newest first followed by the one before it, and so on, over forks."""
     with db.catalog.read() as con:
-        row: CheckpointRow | None = find(con, run_or_id)
-        all_of_them = {each.number: each for each in checkpoints.of_run(con, None)}
+        rows = checkpoints.of_run(con, None)
+        row = find(con, run_or_id) if run_or_id is not None else (rows[-1] if rows else None)
+    by_number = {each.number: each for each in rows}
     found = CheckpointList()
     while row is not None:
         found.append(from_row(row))
-        row = None if row.parent is None else all_of_them.get(row.parent)
+        row = None if row.parent is None else by_number.get(row.parent)
     return found
 
 

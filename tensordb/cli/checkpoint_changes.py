@@ -41,7 +41,7 @@ def fork(options: argparse.Namespace) -> bool:
     """Begin a run with a checkpoint of another."""
     with open_to_write(options) as db:
         source = chosen(db, options.checkpoint, options)
-        found = db.checkpoints.fork(source, options.new_run)
+        found = db.checkpoints.fork(source, None, options.new_run)
     return _done(options, found, f"{printable(found.run)} begins with {in_words(source)}")
 
 
