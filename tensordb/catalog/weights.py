@@ -159,6 +159,15 @@ def add(con: duckdb.DuckDBPyConnection, new: Sequence[NewWeight]) -> list[int]:
     return numbers
 
 
+def widen(con: duckdb.DuckDBPyConnection, number: int, max_error: float, relative_l2: float, max_abs: float) -> None:
+    """Have the bound and the errors of a delta hold for one more tensor that it stands for."""
+    con.execute(
+        "UPDATE tensordb.weights SET max_error = greatest(max_error, ?), relative_l2 = greatest(relative_l2, ?), "
+        "max_abs = greatest(max_abs, ?) WHERE number = ?",
+        [max_error, relative_l2, max_abs, number],
+    )
+
+
 def labels(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> dict[int, list[LabelRow]]:
     """Return the labels of weights, each weight's in the order in which they were given."""
     rows = con.execute(

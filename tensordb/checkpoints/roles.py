@@ -29,7 +29,7 @@ class RoleConfigs:
             InvalidInputError: It is neither a preset, a config, nor a mapping of roles to those.
         """
         if preset is None or isinstance(preset, str | CompressionConfig):
-            config = _config(preset, default)
+            config = config_of(preset, default)
             return cls(dict.fromkeys(ROLES, config) | {"rng": get_compression_preset("lossless")})
         if not isinstance(preset, Mapping):
             raise InvalidInputError(
@@ -39,7 +39,7 @@ class RoleConfigs:
         unknown = [role for role in preset if role not in ROLES]
         if unknown:
             raise InvalidInputError(f"preset names the role {unknown[0]!r}; there are: {', '.join(ROLES)}")
-        return cls({role: _config(preset.get(role), default) for role in ROLES})
+        return cls({role: config_of(preset.get(role), default) for role in ROLES})
 
     def of_tensor(self, name: str) -> tuple[CompressionConfig, str]:
         """Return the config of a tensor by its full name, and what rules know it by: its name within the role."""
@@ -91,7 +91,8 @@ def has_state(value: Any) -> bool:
     )
 
 
-def _config(preset: Any, default: CompressionConfig) -> CompressionConfig:
+def config_of(preset: Any, default: CompressionConfig) -> CompressionConfig:
+    """Return a config that is given as one, by the name of a preset, or as None for the default."""
     if preset is None:
         return default
     if isinstance(preset, CompressionConfig):

@@ -120,6 +120,18 @@ class ContentWriter:
         on_all_cores(sizes, fresh, finish)
         return contents
 
+    def place(self, content_id: bytes) -> Stored | StoredContent:
+        """Return what was written for a content that was given to `write`, or was stored already; plain data."""
+        return self._stored.get(content_id) or self._known[content_id]
+
+    def adopt(self, places: Mapping[bytes, Stored | StoredContent]) -> None:
+        """Take what others wrote, or saw stored, for contents: it is named as if it had been given to `write` here."""
+        for content_id, place in places.items():
+            if isinstance(place, StoredContent):
+                self._known[content_id] = place
+            else:
+                self._stored[content_id] = place
+
     def name(
         self, con: duckdb.DuckDBPyConnection, refs: Mapping[bytes, int], more: Sequence[Stored] = ()
     ) -> dict[bytes, bytes]:

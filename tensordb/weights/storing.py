@@ -141,6 +141,9 @@ def _commit(db: Database, writer: ContentWriter, written: Sequence[_Written]) ->
             )
             for each in new
         ]
+        for key, each in first.items():
+            if key in numbers and each.error is not None and each.max_error is not None:
+                weights.widen(con, numbers[key], each.max_error, each.error.relative_l2, each.error.max_abs)
         added = weights.add(con, rows)
         fresh = dict(zip([each.key for each in new], added, strict=True))
         _add_labels(con, written, numbers, fresh)
