@@ -76,7 +76,7 @@ class LanguageModelling:
         ids = Pieces(text, self._shape.vocabulary).encode(text)
         self._tokens = Tokens(ids, 4, 97) if full else Tokens(ids, 4, 17)
         self.origin = f"from scratch: {sum(each.numel() for each in self.initial().values()) / 1e6:.1f} M parameters"
-        self.rate, self.every = 1e-3, 20 if full else 4
+        self.rate, self.every = 1e-3, 20 if full else 5
 
     def initial(self) -> dict[str, Tensor]:
         """Return seeded random weights."""
@@ -100,7 +100,7 @@ class MaskedTokens:
         ids = torch.tensor(model.tokenizer.encode(source_code(4_000_000 if full else 50_000)))
         self._tokens = Tokens(ids, 4, 96) if full else Tokens(ids, 4, 16)
         self.origin = model.origin
-        self.rate, self.every = 5e-5, 20 if full else 4
+        self.rate, self.every = 5e-5, 20 if full else 5
 
     def initial(self) -> dict[str, Tensor]:
         """Return the weights of MiniLM and the bias."""

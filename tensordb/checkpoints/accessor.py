@@ -12,7 +12,7 @@ import torch
 from tensordb import tensors
 from tensordb.checkpoints import history, randomness
 from tensordb.checkpoints.background import Background, PendingCheckpoint
-from tensordb.checkpoints.checkpoint import Checkpoint, from_row
+from tensordb.checkpoints.checkpoint import Checkpoint, CheckpointList, from_row
 from tensordb.checkpoints.comparing import compare as compare_checkpoints
 from tensordb.checkpoints.diff import CheckpointDiff
 from tensordb.checkpoints.gathering import on_first_rank
@@ -25,12 +25,12 @@ from tensordb.checkpoints.roles import RoleConfigs, state_tree
 from tensordb.checkpoints.saving import save
 from tensordb.checkpoints.sharded import ShardedCheckpoints
 from tensordb.checkpoints.tree import Flattened, Leaf, flatten
+from tensordb.display import html_table
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
 from tensordb.errors import CheckpointNotFoundError, InvalidInputError, ReadOnlyError
 from tensordb.overloading import overload
 
-Listed = list[Checkpoint]
 Names = list[str]  # `list` is a method below
 Side = str | Checkpoint | tuple[str, int | str | None]
 Preset = str | CompressionConfig | Mapping[str, str | CompressionConfig] | None
@@ -41,6 +41,16 @@ class Checkpoints:
 
     A run is a name for checkpoints that follow each other; saving makes it. Tensors that are equal are stored once over
     all runs, and those that changed little as differences from the checkpoint before.
+
+    In SQL the history is ``history.runs``, ``history.checkpoints`` and ``history.tensors``, whose columns
+    `TensorStorage.sql` lists:
+
+    >>> from tensordb import TensorStorage
+    >>> with TensorStorage(None) as db:
+    ...     for step in range(3):
+    ...         _ = db.checkpoints.save("a", {"w": torch.full((2,), step / 2)}, step=step, rng=False)
+    ...     db.sql("SELECT step, norm FROM history.tensors WHERE name = 'model.w' AND norm > 1").to_pylist()
+    [{'step': 2, 'norm': 1.4142135623730951}]
     """
 
     def __init__(self, db: Database) -> None:
@@ -290,7 +300,7 @@ class Checkpoints:
         self._background.settle()
         return history.run_names(self._db)
 
-    def list(self, run: str | None = None) -> Listed:
+    def list(self, run: str | None = None) -> CheckpointList:
         """Return the checkpoints of a run, or of all, oldest first."""
         self._background.settle()
         return history.listed(self._db, run)
@@ -300,8 +310,12 @@ class Checkpoints:
         self._background.settle()
         return history.best(self._db, metric, run, mode)
 
-    def log(self, run_or_id: str | Checkpoint) -> Listed:
-        """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks."""
+    def log(self, run_or_id: str | Checkpoint | None = None) -> CheckpointList:
+        """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks.
+
+        Args:
+            run_or_id: None for the newest checkpoint of all runs.
+        """
         self._background.settle()
         return history.log(self._db, run_or_id)
 
@@ -342,10 +356,14 @@ class Checkpoints:
         """Delete a tag; its checkpoint stays."""
         history.untag(self._db, run, tag)
 
-    def fork(
-        self, run_or_id: str | Checkpoint, new_run: str, *, step: int | None = None, which: str = "latest"
-    ) -> Checkpoint:
+    def fork(self, run_or_id: str | Checkpoint, step: int | None, new_run: str, *, which: str = "latest") -> Checkpoint:
         """Begin a new run with a checkpoint of another; no byte is copied, and each may be deleted by itself.
+
+        Args:
+            run_or_id: The run, or a checkpoint.
+            step: The newest checkpoint of this step; None for the one that `which` names.
+            new_run: Name of the new run.
+            which: ``"latest"`` or a tag.
 
         Raises:
             AlreadyExistsError: There is a run of the new name.
@@ -390,6 +408,10 @@ class Checkpoints:
         self._background.settle()
         retention = Retention(keep_last, keep_best, metric, mode, keep_every, keep_within)
         return prune(self._db, run, retention, dry_run=dry_run)
+
+    def _repr_html_(self) -> str:
+        rows = history.overview(self._db)
+        return html_table(["run", "checkpoints", "latest step", "latest (UTC)", "raw bytes", "added bytes"], rows)
 
     def _read(
         self,

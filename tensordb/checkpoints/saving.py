@@ -6,6 +6,7 @@ all payloads are durable.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from tensordb.model import TensorSpec
 
 _INLINE_NBYTES = 8 << 10
 """Largest document that lies in the checkpoint's row."""
+_NORM_ELEMENTS = 1 << 20
+_SMALLEST_NORM = 1e-12
 
 
 class Configs(Protocol):
@@ -165,8 +168,16 @@ def _rows(
 
 
 def norm_of(tensor: torch.Tensor) -> float | None:
-    """Return the L2 norm of a tensor of floats, accumulated in float64; None for other dtypes."""
+    """Return the L2 norm of a tensor of floats to about six digits; None for other dtypes."""
     if not tensor.is_floating_point() or not tensor.numel():
         return None
-    values = tensor if tensor.element_size() > 1 else tensor.float()
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64))
+    parts = [torch.linalg.vector_norm(_wide(part)) for part in torch.split(tensor.reshape(-1), _NORM_ELEMENTS)]
+    norm = float(torch.linalg.vector_norm(torch.stack(parts), dtype=torch.float64))
+    if not math.isfinite(norm) or norm < _SMALLEST_NORM:
+        # Squares of float32 may have been too large or too small for it; in float64 it takes twenty times as long.
+        return float(torch.linalg.vector_norm(_wide(tensor), dtype=torch.float64)) if _wide(tensor).any() else 0.0
+    return norm
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

@@ -177,6 +177,8 @@ class ContentWriter:
             first = {content: index for index, content in reversed(list(enumerate(contents)))}
             fresh = sorted(first[each] for each in first.keys() - self._known.keys() - self._stored.keys())
             likely = {index: chain for index in fresh if (chain := self._chain_of(group[index])) is not None}
+            if not likely:
+                return fresh, {}
             names = {chain.key_id: f"the base of {group[index].title}" for index, chain in likely.items()}
             # One that is damaged is no base; the tensor is then stored by itself.
             opened = {

@@ -178,7 +178,7 @@ def test_equal_tensors_are_equal_without_reading_them(tmp_path: Path) -> None:
     folder = tmp_path / "runs.tdb"
     with TensorStorage(folder) as db:
         save(db, "r", 1, {"x": numbers(0, 5000)})
-        db.checkpoints.fork("r", "other")
+        db.checkpoints.fork("r", None, "other")
     for segment in (folder / "segments").iterdir():
         segment.write_bytes(b"")
     with TensorStorage(folder, read_only=True) as db:

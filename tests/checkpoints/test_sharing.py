@@ -194,7 +194,7 @@ def test_a_fork_shares_every_byte_and_lives_by_itself(db: TensorStorage) -> None
     model = nn.Linear(200, 200)
     db.checkpoints.save("run", model, step=1)
     before = payload_nbytes(db)
-    forked = db.checkpoints.fork("run", "copy")
+    forked = db.checkpoints.fork("run", 1, "copy")
     assert (forked.run, forked.step, forked.added_nbytes) == ("copy", 1, 0)
     assert payload_nbytes(db) == before
     db.checkpoints.delete_run("run")
