@@ -49,8 +49,8 @@ class Checkpoints:
     >>> with TensorStorage(None) as db:
     ...     for step in range(3):
     ...         _ = db.checkpoints.save("a", {"w": torch.full((2,), step / 2)}, step=step, rng=False)
-    ...     db.sql("SELECT step, round(norm, 3) AS norm FROM history.tensors WHERE name = 'model.w' AND norm > 1").to_pylist()
-    [{'step': 2, 'norm': 1.414}]
+    ...     db.sql("SELECT step, round(norm, 3) AS n FROM history.tensors WHERE name = 'model.w' AND norm > 1").to_pylist()
+    [{'step': 2, 'n': 1.414}]
     """
 
     def __init__(self, db: Database) -> None:
