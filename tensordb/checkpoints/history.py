@@ -37,9 +37,10 @@ def find(
         CheckpointNotFoundError: There is none; the message says what there is.
         InvalidInputError: The arguments contradict each other.
     """
-    if isinstance(run_or_id, Checkpoint):
+    known = isinstance(run_or_id, Checkpoint)
+    if known:
         run_or_id = run_or_id.id
-    run = checkpoints.run_named(con, check_name(run_or_id, "run"))
+    run = None if known else checkpoints.run_named(con, check_name(run_or_id, "run"))  # a run may be named like an id
     if run is None:
         if step is not None or which != "latest":
             raise _no_run(con, run_or_id)
@@ -63,7 +64,17 @@ def run_of(con: duckdb.DuckDBPyConnection, name: Any) -> RunRow:
 
 
 def best_of(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, where: str) -> CheckpointRow:
-    """Return the checkpoint with the best value of a metric; NaN is none, and of equal ones the newest is best."""
+    """Return the checkpoint with the best value of a metric."""
+    return ranked_by(rows, metric, mode, where)[0]
+
+
+def ranked_by(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, where: str) -> list[CheckpointRow]:
+    """Return the checkpoints that have a metric, best first; NaN is none, and of equal ones the newest is best.
+
+    Raises:
+        InvalidInputError: The metric is not said, and there is not just one.
+        CheckpointNotFoundError: None of them has it.
+    """
     if mode not in ("min", "max"):
         raise InvalidInputError(f"mode is {mode!r}; give 'min' or 'max'")
     metrics = [(from_row(row).metrics, row) for row in rows]
@@ -78,7 +89,7 @@ def best_of(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, where:
     if not valued:
         listed = ", ".join(map(repr, names)) or "none"
         raise CheckpointNotFoundError(f"no checkpoint of {where} has a value of {metric!r} (there are: {listed})")
-    return min(valued, key=lambda each: each[:2])[2]
+    return [row for *_, row in sorted(valued, key=lambda each: each[:2])]
 
 
 def listed(db: Database, run: str | None) -> list[Checkpoint]:
