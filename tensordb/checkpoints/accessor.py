@@ -25,7 +25,7 @@ from tensordb.checkpoints.saving import save
 from tensordb.checkpoints.tree import Leaf, flatten
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
-from tensordb.errors import CheckpointNotFoundError, ReadOnlyError
+from tensordb.errors import CheckpointNotFoundError, ConflictError, ReadOnlyError
 from tensordb.overloading import overload
 
 Listed = list[Checkpoint]
@@ -123,7 +123,8 @@ class Checkpoints:
 
         Raises:
             InvalidInputError: Something cannot be stored; the message has its path in the state. Nothing was saved.
-            TensorDBError: With `async_`: what went wrong with the save before, if nobody waited for that.
+            ConflictError: With `async_`, inside a transaction.
+            TensorDBError: What went wrong with the save before, if that was with `async_` and nobody waited for it.
         """
         facts = Facts.of(run, step, epoch, metrics, metadata)
         configs = RoleConfigs.of(preset, self._db.config)
@@ -137,6 +138,10 @@ class Checkpoints:
             return Request(facts, leaves, flat.document, configs)
 
         if async_:
+            if self._db.catalog.in_own_transaction:
+                raise ConflictError(
+                    f"saving {run!r} with async_=True cannot be a part of a transaction; save without async_ inside it"
+                )
             return self._background.start(lambda: partial(save, self._db, request(copied=True)))
         self._background.settle()
         return save(self._db, request(copied=False))
@@ -319,6 +324,7 @@ class Checkpoints:
 
     def untag(self, run: str, tag: str) -> None:
         """Delete a tag; its checkpoint stays."""
+        self._background.settle()
         history.untag(self._db, run, tag)
 
     def fork(
