@@ -2,7 +2,7 @@
 
 Terms: `save` returns once the checkpoint would survive a power cut (files and their folder synced); `load` returns the
 whole state in memory of its own, bit for bit. The threads of a peer are set to all cores where it has any.
-A competitor is a subclass of `CheckpointStore` named in `STORES`; nothing else has to know of it.
+A competitor is a subclass of `CheckpointStore` named in `PEERS`; those of tensordb are in `tensordb_stores`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -235,14 +234,7 @@ class ZipNNDelta(ZipNN):
         return self._last[dtype]
 
 
-# tensordb's own stores belong here: save as `db.checkpoints.save(run, state=state, step=state["step"])` in a database
-# opened in `folder`, load with `db.checkpoints.load`, named "tensordb" and so on after the preset.
-STORES: tuple[type[CheckpointStore], ...] = (TorchSave, Safetensors, Distributed, DistributedZstd, ZipNN, ZipNNDelta)
-
-
-def installed_stores() -> dict[str, type[CheckpointStore]]:
-    """Return the competitors whose packages are installed, by name."""
-    return {store.name: store for store in STORES if find_spec(store.package)}
+PEERS: tuple[type[CheckpointStore], ...] = (TorchSave, Safetensors, Distributed, DistributedZstd, ZipNN, ZipNNDelta)
 
 
 def write_durably(path: Path, buffers: Iterable[bytes | bytearray]) -> None:

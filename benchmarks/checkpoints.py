@@ -19,17 +19,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from checkpoint_material import MATERIALS
-from checkpoint_peers import STORES, CheckpointStore, installed_stores
+from checkpoint_peers import PEERS, CheckpointStore
 from report import format_table, machine
 from state_tree import State, difference, flatten
+from tensordb_stores import TENSORDB_STORES
 from training_run import format_runs, make_run
 
 BASELINE = "torch.save"
+STORES = (*PEERS, *TENSORDB_STORES)
 _PARALLEL_BYTES = 8 << 20
 
 
@@ -83,6 +86,11 @@ def main() -> None:
         print("tiny: every store returned the states it was given; the figures above mean nothing")
     if options.plot:
         plot(result["figures"], options.plot)
+
+
+def installed_stores() -> dict[str, type[CheckpointStore]]:
+    """Return the competitors whose packages are installed, by name."""
+    return {store.name: store for store in STORES if find_spec(store.package)}
 
 
 def measure(name: str, runs: Path, folder: Path, kinds: Sequence[type[CheckpointStore]]) -> dict[str, Figures]:

@@ -319,9 +319,30 @@ class TensorStorage:
         return self._db.catalog.transaction()
 
     def sql(self, query: str, params: Params = None) -> pa.Table:
-        """Run one read-only SQL statement; each dataset is a view with one row a record, without payloads.
+        """Run one read-only SQL statement over datasets and the history of checkpoints; no payload is read.
 
-        Columns: ``record_id, created_at`` (UTC)``, dtype, shape, nbytes, metadata`` (a struct).
+        Each dataset is a view with one row a record: ``record_id, created_at`` (UTC)``, dtype, shape, nbytes,
+        metadata`` (a struct).
+
+        ``history.runs`` has one row a run: ``run, created_at, checkpoints`` (how many)``, latest_step, latest_at,
+        nbytes, added_nbytes``.
+
+        ``history.checkpoints`` has one row a checkpoint: ``checkpoint_id, run, step, epoch, created_at`` (UTC)``,
+        parent_id, tags`` (a list)``, metrics`` (a map of DOUBLE: ``metrics['loss']``, NULL where it is missing; NaN
+        sorts as the largest)``, metadata`` (JSON: ``metadata->>'lr'`` is text)``, tensors`` (how many)``, nbytes``
+        (raw)``, stored_nbytes`` (all that it names, shared or not)``, added_nbytes`` (what was new with it).
+
+        ``history.tensors`` has one row a tensor of a checkpoint: ``checkpoint_id, run, step, position`` (its order)``,
+        role`` (``'model'``, ``'optimizer'``, …)``, name, dtype, shape, nbytes, stored_nbytes, compression,
+        quantization, relative_l2, max_abs`` (what quantizing lost)``, norm`` (L2, of floats)``, deltas`` (bases
+        it is read with)``, content_id`` (equal for equal content).
+
+        >>> with TensorStorage(None) as db:
+        ...     for step in range(3):
+        ...         _ = db.checkpoints.save("a", {"w": torch.ones(4)}, step=step, metrics={"loss": (step - 1) ** 2})
+        ...     best = "SELECT run, arg_min(step, metrics['loss']) AS step FROM history.checkpoints GROUP BY run"
+        ...     db.sql(best).to_pylist()
+        [{'run': 'a', 'step': 1}]
 
         Returns:
             An Arrow table; ``.to_pandas()`` and ``.to_pylist()`` are a step away.

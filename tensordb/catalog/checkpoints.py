@@ -26,6 +26,17 @@ class RunRow(NamedTuple):
     name: str
 
 
+class RunTotal(NamedTuple):
+    """A run with what its checkpoints take; the fields are columns of ``history.runs``."""
+
+    name: str
+    checkpoints: int
+    latest_step: int | None
+    latest_at: dt.datetime | None
+    nbytes: int
+    added_nbytes: int
+
+
 class CheckpointRow(NamedTuple):
     """One checkpoint as the catalog knows it.
 
@@ -133,6 +144,15 @@ def runs(con: duckdb.DuckDBPyConnection) -> list[RunRow]:
     return [RunRow(*row) for row in con.execute("SELECT run_id, name FROM tensordb.runs ORDER BY run_id").fetchall()]
 
 
+def run_totals(con: duckdb.DuckDBPyConnection) -> list[RunTotal]:
+    """Return every run with what its checkpoints take, oldest first."""
+    rows = con.execute(
+        "SELECT run, checkpoints, latest_step, latest_at, nbytes, added_nbytes FROM history.runs "
+        "ORDER BY created_at, run"
+    )
+    return [RunTotal(*row) for row in rows.fetchall()]
+
+
 def add_run(con: duckdb.DuckDBPyConnection, name: str) -> RunRow:
     """Insert a run."""
     run_id = scalar(con.execute("SELECT coalesce(max(run_id), 0) + 1 FROM tensordb.runs"))
@@ -194,7 +214,10 @@ def copy(con: duckdb.DuckDBPyConnection, number: int, run_id: int) -> int:
 
 def by_number(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> list[CheckpointRow]:
     """Return the checkpoints of these numbers that exist, oldest first."""
-    rows = con.execute(f"{_ROW} WHERE c.number IN (SELECT unnest(?::BIGINT[])) ORDER BY c.number", [list(numbers)])
+    if len(numbers) == 1:  # found by the index, which a list is not
+        rows = con.execute(f"{_ROW} WHERE c.number = ?", [numbers[0]])
+    else:
+        rows = con.execute(f"{_ROW} WHERE c.number IN (SELECT unnest(?::BIGINT[])) ORDER BY c.number", [list(numbers)])
     return [CheckpointRow(*row) for row in rows.fetchall()]
 
 
@@ -264,9 +287,10 @@ def chains(con: duckdb.DuckDBPyConnection, number: int) -> dict[str, Chain]:
     return {name: Chain(*row) for name, *row in rows.fetchall()}
 
 
-def named_tensors(con: duckdb.DuckDBPyConnection) -> list[NamedTensor]:
-    """Return all tensors and documents of all checkpoints."""
-    rows = con.execute("""
+def named_tensors(con: duckdb.DuckDBPyConnection, run_id: int | None = None) -> list[NamedTensor]:
+    """Return all tensors and documents of the checkpoints of a run, or of all."""
+    rows = con.execute(
+        """
         SELECT c.number, r.name, c.step, t.name, t.object_id, coalesce(o.content_id, ''::BLOB)
         FROM (
             SELECT number, name, object_id FROM tensordb.checkpoint_tensors
@@ -274,7 +298,9 @@ def named_tensors(con: duckdb.DuckDBPyConnection) -> list[NamedTensor]:
             SELECT number, '', document_id FROM tensordb.checkpoints WHERE document_id IS NOT NULL) t
         JOIN tensordb.checkpoints c USING (number) JOIN tensordb.runs r USING (run_id)
         LEFT JOIN tensordb.objects o ON o.object_id = t.object_id
-        ORDER BY c.number""")
+        WHERE $1 IS NULL OR c.run_id = $1 ORDER BY c.number""",
+        [run_id],
+    )
     return [NamedTensor(*row) for row in rows.fetchall()]
 
 

@@ -117,15 +117,19 @@ def history_views(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("""
         CREATE VIEW history.runs AS
         SELECT r.name AS run, r.created_at, count(c.number) AS checkpoints, arg_max(c.step, c.number) AS latest_step,
+            max(c.created_at) AS latest_at,
             coalesce(sum(c.nbytes), 0)::BIGINT AS nbytes, coalesce(sum(c.added_nbytes), 0)::BIGINT AS added_nbytes
         FROM tensordb.runs r LEFT JOIN tensordb.checkpoints c USING (run_id) GROUP BY ALL""")
+    # The id is made before the join: a condition on it then selects a checkpoint before its tensors are looked for.
     con.execute(f"""
         CREATE VIEW history.tensors AS
-        SELECT {identity}, r.name AS run, c.step, split_part(t.name, '.', 1) AS role, t.name, s.dtype, s.shape,
-            s.nbytes, o.stored_nbytes, o.compression, o.quantization, o.relative_l2, o.max_abs, t.norm,
+        SELECT c.checkpoint_id, c.run, c.step, t.position, split_part(t.name, '.', 1) AS role, t.name, s.dtype,
+            s.shape, s.nbytes, o.stored_nbytes, o.compression, o.quantization, o.relative_l2, o.max_abs, t.norm,
             coalesce(d.length, 0) AS deltas, lower(hex(o.content_id)) AS content_id
         FROM tensordb.checkpoint_tensors t
-            JOIN tensordb.checkpoints c USING (number) JOIN tensordb.runs r USING (run_id)
+            JOIN (
+                SELECT c.number, {identity}, r.name AS run, c.step
+                FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)) c USING (number)
             JOIN tensordb.specs s USING (spec_id) JOIN tensordb.objects o USING (object_id)
             LEFT JOIN tensordb.deltas d USING (object_id)""")
 

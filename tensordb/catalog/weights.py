@@ -121,6 +121,15 @@ def with_contents(con: duckdb.DuckDBPyConnection, content_ids: Sequence[bytes]) 
     )
 
 
+def numbers_of(con: duckdb.DuckDBPyConnection, content_ids: Sequence[bytes]) -> dict[tuple[bytes, bytes | None], int]:
+    """Return the numbers of the weights that have these contents, by content id and base."""
+    rows = con.execute(
+        "SELECT content_id, base_id, number FROM tensordb.weights WHERE content_id IN (SELECT unnest(?::BLOB[]))",
+        [list(content_ids)],
+    ).fetchall()
+    return {(content_id, base_id): number for content_id, base_id, number in rows}
+
+
 def from_base(con: duckdb.DuckDBPyConnection, low: bytes, high: bytes) -> list[WeightRow]:
     """Return the deltas whose bases' content ids are from `low` to `high`, oldest first."""
     return _rows(run(con, f"{_ROW} WHERE w.base_id BETWEEN ? AND ? ORDER BY w.number", [low, high]))
@@ -157,6 +166,15 @@ def add(con: duckdb.DuckDBPyConnection, new: Sequence[NewWeight]) -> list[int]:
         [numbers, _now(), *(list(column) for column in zip(*new, strict=True))],
     )
     return numbers
+
+
+def widen(con: duckdb.DuckDBPyConnection, number: int, max_error: float, relative_l2: float, max_abs: float) -> None:
+    """Have the bound and the errors of a delta hold for one more tensor that it stands for."""
+    con.execute(
+        "UPDATE tensordb.weights SET max_error = greatest(max_error, ?), relative_l2 = greatest(relative_l2, ?), "
+        "max_abs = greatest(max_abs, ?) WHERE number = ?",
+        [max_error, relative_l2, max_abs, number],
+    )
 
 
 def labels(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> dict[int, list[LabelRow]]:

@@ -12,9 +12,10 @@ import torch
 from tensordb import tensors
 from tensordb.checkpoints import history, randomness
 from tensordb.checkpoints.background import Background, PendingCheckpoint
-from tensordb.checkpoints.checkpoint import Checkpoint, from_row
+from tensordb.checkpoints.checkpoint import Checkpoint, CheckpointList, from_row
 from tensordb.checkpoints.comparing import compare as compare_checkpoints
 from tensordb.checkpoints.diff import CheckpointDiff
+from tensordb.checkpoints.gathering import on_first_rank
 from tensordb.checkpoints.history import Mode
 from tensordb.checkpoints.loading import open_checkpoint, selection
 from tensordb.checkpoints.requests import Facts, Request
@@ -22,13 +23,14 @@ from tensordb.checkpoints.restoring import LoadReport, check_strict, compare, lo
 from tensordb.checkpoints.retention import PruneReport, Retention, prune
 from tensordb.checkpoints.roles import RoleConfigs, state_tree
 from tensordb.checkpoints.saving import save
-from tensordb.checkpoints.tree import Leaf, flatten
+from tensordb.checkpoints.sharded import ShardedCheckpoints
+from tensordb.checkpoints.tree import Flattened, Leaf, flatten
+from tensordb.display import html_table
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
-from tensordb.errors import CheckpointNotFoundError, ReadOnlyError
+from tensordb.errors import CheckpointNotFoundError, InvalidInputError, ReadOnlyError
 from tensordb.overloading import overload
 
-Listed = list[Checkpoint]
 Names = list[str]  # `list` is a method below
 Side = str | Checkpoint | tuple[str, int | str | None]
 Preset = str | CompressionConfig | Mapping[str, str | CompressionConfig] | None
@@ -39,6 +41,16 @@ class Checkpoints:
 
     A run is a name for checkpoints that follow each other; saving makes it. Tensors that are equal are stored once over
     all runs, and those that changed little as differences from the checkpoint before.
+
+    In SQL the history is ``history.runs``, ``history.checkpoints`` and ``history.tensors``, whose columns
+    `TensorStorage.sql` lists:
+
+    >>> from tensordb import TensorStorage
+    >>> with TensorStorage(None) as db:
+    ...     for step in range(3):
+    ...         _ = db.checkpoints.save("a", {"w": torch.full((2,), step / 2)}, step=step, rng=False)
+    ...     db.sql("SELECT step, norm FROM history.tensors WHERE name = 'model.w' AND norm > 1").to_pylist()
+    [{'step': 2, 'norm': 1.4142135623730951}]
     """
 
     def __init__(self, db: Database) -> None:
@@ -100,6 +112,10 @@ class Checkpoints:
     ) -> Checkpoint | PendingCheckpoint:
         """Save the state of this moment.
 
+        Where ranks of a process group share tensors (DTensor, as of FSDP), all of them have to call this: they gather
+        each tensor together, the first rank writes, and all return the same checkpoint. Any other state is saved by
+        whichever rank calls this, for itself. `tensordb.integrations.dcp` gathers nothing: each rank writes its shards.
+
         Args:
             run: Name of the run, any text; it is made when it is new.
             model: A module, of which parameters and buffers are saved, or a state dict.
@@ -130,16 +146,31 @@ class Checkpoints:
         if self._db.read_only:
             raise ReadOnlyError(f"saving {run!r}: the database was opened with read_only=True; open it without")
 
-        def request(*, copied: bool) -> Request:
+        def flat() -> Flattened:
             tree = state_tree(model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, state=state, rng=rng)
-            flat = flatten(tree)
-            leaves = [Leaf(each.name, tensors.owned(each.tensor)) for each in flat.leaves] if copied else flat.leaves
-            return Request(facts, leaves, flat.document, configs)
+            return flatten(tree)
+
+        def copied() -> Request:
+            flattened = flat()
+            if flattened.gathered:
+                raise InvalidInputError(
+                    "async_=True is not for tensors that ranks share, which all of them gather; save without, or with "
+                    "torch.distributed.checkpoint.async_save and tensordb.integrations.dcp"
+                )
+            leaves = [Leaf(each.name, tensors.owned(each.tensor)) for each in flattened.leaves]
+            return Request(facts, leaves, flattened.document, configs)
 
         if async_:
-            return self._background.start(lambda: partial(save, self._db, request(copied=True)))
+            return self._background.start(lambda: partial(save, self._db, copied()))
         self._background.settle()
-        return save(self._db, request(copied=False))
+        flattened = flat()
+        write = partial(save, self._db, Request(facts, flattened.leaves, flattened.document, configs))
+        return on_first_rank(write) if flattened.gathered else write()
+
+    @property
+    def sharded(self) -> ShardedCheckpoints:
+        """What writers and readers of checkpoints are built on that several processes save together."""
+        return ShardedCheckpoints(self._db)
 
     def wait(self) -> None:
         """Wait until what is saved in the background is durable; raise what went wrong with it."""
@@ -269,7 +300,7 @@ class Checkpoints:
         self._background.settle()
         return history.run_names(self._db)
 
-    def list(self, run: str | None = None) -> Listed:
+    def list(self, run: str | None = None) -> CheckpointList:
         """Return the checkpoints of a run, or of all, oldest first."""
         self._background.settle()
         return history.listed(self._db, run)
@@ -279,7 +310,7 @@ class Checkpoints:
         self._background.settle()
         return history.best(self._db, metric, run, mode)
 
-    def log(self, run_or_id: str | Checkpoint | None = None) -> Listed:
+    def log(self, run_or_id: str | Checkpoint | None = None) -> CheckpointList:
         """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks.
 
         Args:
@@ -377,6 +408,10 @@ class Checkpoints:
         self._background.settle()
         retention = Retention(keep_last, keep_best, metric, mode, keep_every, keep_within)
         return prune(self._db, run, retention, dry_run=dry_run)
+
+    def _repr_html_(self) -> str:
+        rows = history.overview(self._db)
+        return html_table(["run", "checkpoints", "latest step", "latest (UTC)", "raw bytes", "added bytes"], rows)
 
     def _read(
         self,

@@ -12,6 +12,8 @@ from tensordb.catalog.checkpoints import CheckpointRow
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.display import html_table
 
+_MOST_SHOWN = 100
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -60,6 +62,15 @@ class Checkpoint:
         return html_of([self])
 
 
+class CheckpointList(list[Checkpoint]):
+    """A list of checkpoints that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        more = len(self) - _MOST_SHOWN
+        rest = f"<p>… and {more:,} more</p>" if more > 0 else ""
+        return html_of(self[:_MOST_SHOWN]) + rest
+
+
 def html_of(found: Sequence[Checkpoint]) -> str:
     """Return checkpoints as an HTML table."""
     head = [
@@ -100,6 +111,12 @@ def checkpoint_id(number: int) -> str:
 def pack_facts(metrics: Mapping[str, int | float], metadata: Mapping[str, Any]) -> bytes:
     """Return metrics and metadata in their stored form."""
     return documents.pack({"metrics": dict(metrics), "metadata": dict(metadata)}) or b""
+
+
+def metrics_of(row: CheckpointRow) -> Mapping[str, int | float]:
+    """Return the metrics of a checkpoint of the catalog, as they were given."""
+    metrics: Mapping[str, int | float] = documents.unpack(row.facts).get("metrics", {})
+    return metrics
 
 
 def from_row(row: CheckpointRow) -> Checkpoint:

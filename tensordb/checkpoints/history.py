@@ -14,7 +14,7 @@ import duckdb
 from tensordb.catalog import checkpoints, objects
 from tensordb.catalog.checkpoints import CheckpointRow, RunRow
 from tensordb.catalog.ids import CHECKPOINT_NONCE, sequence_of
-from tensordb.checkpoints.checkpoint import Checkpoint, from_row
+from tensordb.checkpoints.checkpoint import Checkpoint, CheckpointList, from_row, metrics_of
 from tensordb.checkpoints.requests import RESERVED, check_name, check_step
 from tensordb.engine import Database
 from tensordb.errors import AlreadyExistsError, CheckpointNotFoundError, InvalidInputError
@@ -38,7 +38,9 @@ def find(
         InvalidInputError: The arguments contradict each other.
     """
     if isinstance(run_or_id, Checkpoint):
-        run_or_id = run_or_id.id
+        if step is not None or which != "latest":
+            raise InvalidInputError(f"{run_or_id!r} is a checkpoint already; give its run with step= or which=")
+        return _by_id(con, run_or_id.id)  # not by name: a run may be called like an id
     run = checkpoints.run_named(con, check_name(run_or_id, "run"))
     if run is None:
         if step is not None or which != "latest":
@@ -66,7 +68,7 @@ def best_of(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, where:
     """Return the checkpoint with the best value of a metric; NaN is none, and of equal ones the newest is best."""
     if mode not in ("min", "max"):
         raise InvalidInputError(f"mode is {mode!r}; give 'min' or 'max'")
-    metrics = [(from_row(row).metrics, row) for row in rows]
+    metrics = [(metrics_of(row), row) for row in rows]
     names = sorted({name for values, _ in metrics for name in values})
     if metric is None:
         if len(names) != 1:
@@ -81,11 +83,28 @@ def best_of(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, where:
     return min(valued, key=lambda each: each[:2])[2]
 
 
-def listed(db: Database, run: str | None) -> list[Checkpoint]:
+def listed(db: Database, run: str | None) -> CheckpointList:
     """Return the checkpoints of a run, or of all runs, oldest first."""
     with db.catalog.read() as con:
         rows = checkpoints.of_run(con, None if run is None else run_of(con, run).run_id)
-    return [from_row(row) for row in rows]
+    return CheckpointList(from_row(row) for row in rows)
+
+
+def overview(db: Database) -> list[tuple[str, ...]]:
+    """Return name, checkpoints, latest step and time, raw and added bytes of each run, oldest first, as text."""
+    with db.catalog.read() as con:
+        totals = checkpoints.run_totals(con)
+    return [
+        (
+            each.name,
+            f"{each.checkpoints:,}",
+            "" if each.latest_step is None else str(each.latest_step),
+            "" if each.latest_at is None else f"{each.latest_at:%Y-%m-%d %H:%M:%S}",
+            f"{each.nbytes:,}",
+            f"{each.added_nbytes:,}",
+        )
+        for each in totals
+    ]
 
 
 def run_names(db: Database) -> list[str]:
@@ -102,13 +121,13 @@ def best(db: Database, metric: str, run: str | None, mode: Mode) -> Checkpoint:
     return from_row(best_of(rows, metric, mode, "any run" if run is None else f"run {run!r}"))
 
 
-def log(db: Database, run_or_id: Any) -> list[Checkpoint]:
+def log(db: Database, run_or_id: Any) -> CheckpointList:
     """Return a checkpoint, newest first followed by the one before it, and so on, over forks."""
     with db.catalog.read() as con:
         rows = checkpoints.of_run(con, None)
         row = find(con, run_or_id) if run_or_id is not None else (rows[-1] if rows else None)
     by_number = {each.number: each for each in rows}
-    found: list[Checkpoint] = []
+    found = CheckpointList()
     while row is not None:
         found.append(from_row(row))
         row = None if row.parent is None else by_number.get(row.parent)

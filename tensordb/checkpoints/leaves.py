@@ -7,7 +7,6 @@ attributes and its own gradient are not kept.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from tensordb.checkpoints import shards
+from tensordb.checkpoints.gathering import gathered, is_shared
 from tensordb.checkpoints.memory import reach
+from tensordb.checkpoints.shards import Sharded
 from tensordb.checkpoints.values import FAILURES, numpy_dtype
 from tensordb.errors import IntegrityError, InvalidInputError
 from tensordb.model import TensorSpec
@@ -38,7 +40,7 @@ _LAYOUTS = {name: layout for layout, (name, _) in _COMPRESSED.items()}
 _SPARSE = frozenset((torch.sparse_coo, *_COMPRESSED))
 _PLAIN_TYPES = frozenset((torch.Tensor, nn.Parameter))
 _PART_NAMES = {"dense": ("",), "array": ("",), "coo": _COO} | dict(_COMPRESSED.values())
-_FORM_LENGTHS = {"dense": 1, "array": 2, "coo": 3} | dict.fromkeys(_LAYOUTS, 2)
+_FORM_LENGTHS = {"dense": 1, "array": 2, "coo": 3, shards.FORM: 3} | dict.fromkeys(_LAYOUTS, 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,22 +63,26 @@ class Parts(NamedTuple):
         form: How the parts are put together: the name of the form and what it needs beside them.
         flags: Whether it requires gradients, and is a parameter.
         tensors: The parts, in the order of the form's part names.
+        gathered: Whether they were gathered from all ranks of a process group.
     """
 
     form: tuple[Any, ...]
     flags: int
     tensors: tuple[torch.Tensor, ...]
+    gathered: bool = False
 
 
 def part_names(form: tuple[Any, ...]) -> tuple[str, ...]:
     """Return the names of the parts of a form; the only part of a dense tensor has none."""
-    return _PART_NAMES[form[0]]
+    return tuple(map(shards.part_name, form[2])) if form[0] == shards.FORM else _PART_NAMES[form[0]]
 
 
 def check_form(form: Any) -> None:
     """Raise IntegrityError when this, read from a document, is not a form."""
     if type(form) is not tuple or not form or type(form[0]) is not str or _FORM_LENGTHS.get(form[0]) != len(form):
         raise IntegrityError("a document describes the form of a tensor in a way that none is written with")
+    if form[0] == shards.FORM:
+        shards.check_form(form)
 
 
 def take_apart(value: Any) -> Parts:
@@ -87,14 +93,19 @@ def take_apart(value: Any) -> Parts:
     """
     if isinstance(value, np.ndarray):
         return _array_parts(value)
+    if isinstance(value, Sharded):
+        return Parts(shards.form_of(value), 0, value.parts)
     kind = type(value)
     is_parameter = kind is nn.Parameter or (kind is not torch.Tensor and isinstance(value, nn.Parameter))
     flags = _REQUIRES_GRAD * value.requires_grad | _PARAMETER * is_parameter
-    if kind not in _PLAIN_TYPES:
-        value = _whole(value)
+    shared = kind not in _PLAIN_TYPES and is_shared(value)
+    if shared:
+        value = gathered(value)
+    elif kind not in _PLAIN_TYPES:
+        _check_type(value)
     if value.layout != torch.strided and value.layout in _SPARSE:
         return _sparse_parts(value, flags)
-    return Parts(DENSE, flags, (_checked(plain(value)),))
+    return Parts(DENSE, flags, (_checked(plain(value)),), shared)
 
 
 def put_together(form: tuple[Any, ...], flags: int, parts: Sequence[torch.Tensor]) -> Any:
@@ -106,6 +117,8 @@ def put_together(form: tuple[Any, ...], flags: int, parts: Sequence[torch.Tensor
     try:
         if form[0] == "array":
             return _array(form[1], parts[0])
+        if form[0] == shards.FORM:
+            return shards.assemble(form, parts)
         tensor = parts[0].detach() if form[0] == "dense" else _sparse(form, parts)
         if flags & _PARAMETER:
             return nn.Parameter(tensor, requires_grad=bool(flags & _REQUIRES_GRAD))
@@ -114,17 +127,12 @@ def put_together(form: tuple[Any, ...], flags: int, parts: Sequence[torch.Tensor
         raise IntegrityError(f"the stored parts of a tensor do not fit its form, {form[0]}: {error}") from error
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the whole tensor of a distributed one; none exists before torch.distributed.tensor is loaded."""
-    distributed = sys.modules.get("torch.distributed.tensor")
-    if distributed is not None and isinstance(tensor, distributed.DTensor):
-        tensor = tensor.full_tensor()
-    elif not tensor.is_nested and not tensor.is_meta and not hasattr(tensor, "__tensor_flatten__"):
+def _check_type(tensor: torch.Tensor) -> None:
+    if not tensor.is_nested and not tensor.is_meta and not hasattr(tensor, "__tensor_flatten__"):
         raise InvalidInputError(
             f"a {type(tensor).__module__}.{type(tensor).__qualname__} is a subclass of torch.Tensor that would not "
             "come back as what it is; store x.as_subclass(torch.Tensor), or the plain tensors it is made of"
         )
-    return tensor
 
 
 def _checked(dense: torch.Tensor) -> torch.Tensor:

@@ -149,7 +149,7 @@ def selection(keys: Any) -> Callable[[str], bool] | None:
 
 
 def document_of(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
-    """Return the document of a checkpoint, inside a catalog block."""
+    """Return a checkpoint's document, with its note if it has one; inside a catalog block."""
     document, object_id = checkpoints.document(con, row.number)
     if object_id is None:
         if document is None:

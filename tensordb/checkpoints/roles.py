@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tensordb.checkpoints import randomness
+from tensordb.checkpoints.shards import name_of_whole
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.errors import InvalidInputError
 
@@ -48,6 +49,40 @@ class RoleConfigs:
             return self.of_role[quoted], name.removeprefix(f"[{quoted!r}]")
         role, _, path = name.partition(".")
         return self.of_role[role], path
+
+
+@dataclass(frozen=True)
+class KeyConfigs:
+    """What the tensors below each key at the top of a state are encoded with.
+
+    Attributes:
+        default: For the keys that are not named.
+    """
+
+    of_key: Mapping[str, CompressionConfig]
+    default: CompressionConfig
+
+    @classmethod
+    def of(cls, preset: Any, default: CompressionConfig) -> KeyConfigs:
+        """Return what was given as `preset`: the name of a preset, a config, or those by key.
+
+        Raises:
+            InvalidInputError: It is none of these.
+        """
+        if preset is None or isinstance(preset, str | CompressionConfig):
+            return cls({}, _config(preset, default))
+        if not isinstance(preset, Mapping) or not all(isinstance(key, str) for key in preset):
+            raise InvalidInputError(
+                f"preset is {preset!r}; give the name of a preset, a CompressionConfig, or a mapping of keys of the "
+                "state to those"
+            )
+        return cls({key: _config(each, default) for key, each in preset.items()}, default)
+
+    def of_tensor(self, name: str) -> tuple[CompressionConfig, str]:
+        """Return the config of a tensor, or of a part of it, and what rules know it by: its name behind the key."""
+        whole = name_of_whole(name)
+        key, dot, path = whole.partition(".")
+        return self.of_key.get(key, self.default), path if dot else whole
 
 
 def state_tree(model: Any, *, optimizer: Any, scheduler: Any, scaler: Any, state: Any, rng: bool) -> dict[str, Any]:

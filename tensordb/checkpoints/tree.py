@@ -7,7 +7,7 @@ types, insertion order and the identity of tensors come back; a list or dict in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from tensordb.checkpoints.wire import mark, pack, unpack
 from tensordb.checkpoints.writing import TreeWriter
 from tensordb.errors import IntegrityError
 
-__all__ = ["Flattened", "Leaf", "flatten", "tensor_paths", "unflatten"]
+__all__ = ["Flattened", "Leaf", "flatten", "tensor_paths", "unflatten", "unflatten_values"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,10 +41,12 @@ class Flattened:
     Attributes:
         document: The tree without the values of its tensors; equal trees give equal bytes.
         leaves: What has to be stored; tied and overlapping tensors once. They may alias the caller's memory.
+        gathered: Whether tensors were gathered from all ranks of a process group, each of which has the tree.
     """
 
     document: bytes
     leaves: tuple[Leaf, ...]
+    gathered: bool = False
 
 
 def flatten(tree: Any) -> Flattened:
@@ -72,7 +74,8 @@ def flatten(tree: Any) -> Flattened:
     names = unique_names([(path, described[part].claimed) for path, _, part in writer.places])
     table = TreeWriter()
     table.write([to_plain(tensor) for tensor in numbers], None, 0)
-    return Flattened(pack(table.tokens + writer.tokens), tuple(_leaves(writer, names, sources)))
+    gathered = any(parts.gathered for parts in writer.parts)
+    return Flattened(pack(table.tokens + writer.tokens), tuple(_leaves(writer, names, sources)), gathered)
 
 
 def unflatten(
@@ -103,6 +106,22 @@ def unflatten(
         return loader.load(number) if wanted(next(names)[0]) else PRUNED
 
     tree = _read_tree(tokens, start, place, lambda path: wanted(name_of(path)))
+    return None if tree is PRUNED else tree
+
+
+def unflatten_values(document: bytes, tensor: Callable[[int], torch.Tensor], left_out: Collection[int]) -> Any:
+    """Put a state together without what needs any of the leaves `left_out`; arguments and errors as of `unflatten`.
+
+    What is left out of a list leaves None behind; of a dict, nothing.
+    """
+    tokens, objects, start = _read_table(document)
+    loader, without = ObjectLoader(objects, tensor), set(left_out)
+
+    def place(path: Path, number: int) -> Any:
+        needed = objects[_checked(number, objects)].leaves
+        return loader.load(number) if without.isdisjoint(needed) else PRUNED
+
+    tree = _read_tree(tokens, start, place, None)
     return None if tree is PRUNED else tree
 
 

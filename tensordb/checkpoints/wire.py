@@ -15,6 +15,7 @@ import msgpack
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 
 VERSION = 1
+_NOTED = 2
 MAX_NBYTES = 64 << 20
 ATOMS: frozenset[type] = frozenset({type(None), bool, int, float, str, bytes})
 """Types whose values are one token, and come back as what they were."""
@@ -59,6 +60,21 @@ def check_size(tokens: list[Any]) -> None:
         raise _too_large(f"more than {MAX_NBYTES} values")
 
 
+def with_note(document: bytes, note: bytes) -> bytes:
+    """Return a document that a note is attached to: bytes that whoever wrote it reads beside it."""
+    return bytes((_NOTED,)) + len(document).to_bytes(8, "little") + document + note
+
+
+def split(document: bytes) -> tuple[bytes, bytes | None]:
+    """Return a document without its note, and the note if it has one."""
+    if document[:1] != bytes((_NOTED,)):
+        return document, None
+    end = 9 + int.from_bytes(document[1:9], "little")
+    if end > len(document):
+        raise IntegrityError(f"a document of {len(document)} bytes ends before its note")
+    return document[9:end], document[end:]
+
+
 def unpack(document: bytes) -> list[Any]:
     """Return the tokens of a document: atoms and marks, nothing else.
 
@@ -66,6 +82,7 @@ def unpack(document: bytes) -> list[Any]:
         FormatError: The version is not known.
         IntegrityError: The bytes are not a document.
     """
+    document, _ = split(document)
     if document[:1] != bytes((VERSION,)):
         found = document[0] if document else "none"
         raise FormatError(f"a document of version {found} cannot be read; this release reads version {VERSION}")

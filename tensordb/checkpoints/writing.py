@@ -15,6 +15,7 @@ import torch
 from tensordb.checkpoints.containers import CODES, MAPPINGS, MAX_DEPTH, METADATA, SEQUENCES, SETS
 from tensordb.checkpoints.leaves import Parts, take_apart
 from tensordb.checkpoints.paths import Attribute, Path, name_of
+from tensordb.checkpoints.shards import Sharded
 from tensordb.checkpoints.values import BY_TYPE, KEYS, Kind
 from tensordb.checkpoints.wire import ATOMS, check_size, mark, pack
 from tensordb.errors import InvalidInputError
@@ -44,7 +45,7 @@ class TreeWriter:
         kind = type(value)
         if kind in ATOMS:
             self.tokens.append(value)
-        elif isinstance(value, torch.Tensor | np.ndarray):
+        elif isinstance(value, torch.Tensor | np.ndarray | Sharded):
             self._write_tensor(value, path)
         elif depth >= MAX_DEPTH - (kind in BY_TYPE):
             raise InvalidInputError(f"{_where(path)} is nested deeper than {MAX_DEPTH} levels; flatten it")

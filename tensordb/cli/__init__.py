@@ -61,6 +61,7 @@ def _run(arguments: list[str]) -> int:
 
 def _execute(name: str, options: argparse.Namespace) -> int:
     # Imported when a command runs: they need torch, for which help and usage errors should not wait.
+    from tensordb.cli import checkpoint_changes, checkpoints
     from tensordb.cli.demo import demo
     from tensordb.cli.overview import info, ls, stats, verify
     from tensordb.cli.records import head, query
@@ -74,7 +75,21 @@ def _execute(name: str, options: argparse.Namespace) -> int:
         "stats": stats,
         "verify": verify,
     }
-    return OK if commands[name](options) else DAMAGED
+    about_checkpoints = {
+        "ls": checkpoints.ls,
+        "show": checkpoints.show,
+        "diff": checkpoints.diff,
+        "tag": checkpoint_changes.tag,
+        "untag": checkpoint_changes.untag,
+        "fork": checkpoint_changes.fork,
+        "rm": checkpoint_changes.rm,
+        "prune": checkpoint_changes.prune,
+        "export": checkpoint_changes.export,
+        "import": checkpoint_changes.import_,
+        "verify": checkpoints.verify,
+    }
+    run = about_checkpoints[options.verb] if name == "checkpoints" else commands[name]
+    return OK if run(options) else DAMAGED
 
 
 def _code_of(error: BaseException) -> int:

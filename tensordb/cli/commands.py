@@ -6,25 +6,14 @@ Only argparse is needed here, so that help and usage errors cost no import of to
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
 
-from tensordb.errors import InvalidInputError
-
-EXIT_CODES = """\
-exit codes:
-  0    done, and nothing is wrong
-  1    damage: stored bytes are not what was written
-  2    bad usage or input: unknown option, dataset or metadata field, no database at PATH
-  3    busy or environment: another process holds the database, file system, missing package
-  4    a fault in tensordb itself, with a traceback
-  130  interrupted; 141: nobody read the output to its end"""
+from tensordb.cli.checkpoint_commands import CHECKPOINTS
+from tensordb.cli.parsing import EXIT_CODES, Command, Family, Parser, declare_access
 
 _TOP = """\
 A tensor database is a folder. These commands look into one, also while a training still writes to it;
-only `demo` writes. Errors are one line on stderr. With --json, stdout holds one JSON value and nothing
-else: datetimes in ISO 8601 (UTC), NaN and infinities as null."""
+only `demo` and some of `checkpoints` write. Errors are one line on stderr. With --json, stdout holds one
+JSON value and nothing else: datetimes in ISO 8601 (UTC), NaN and infinities as null."""
 
 _START = """\
 examples:
@@ -33,53 +22,15 @@ examples:
   tensordb info runs.tdb weights              the metadata fields that conditions may use
   tensordb query runs.tdb weights "metadata.loss < 0.1" --order-by "metadata.epoch DESC" --limit 5
   tensordb query runs.tdb --sql "SELECT metadata.epoch, avg(metadata.loss) FROM weights GROUP BY 1"
+  tensordb checkpoints ls runs.tdb            which checkpoints are there
   tensordb verify runs.tdb && echo intact     read every byte back
 
 `tensordb COMMAND --help` explains a command, with examples."""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are for `main` to print."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing a usage text."""
-        raise InvalidInputError(f"{message} (see '{self.prog} --help')")
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command of the command line.
-
-    Attributes:
-        summary: One line for the list of commands.
-        description: What it does, in sentences.
-        examples: Command lines, one a line.
-        declare: Adds its arguments to a parser.
-    """
-
-    name: str
-    summary: str
-    description: str
-    examples: str
-    declare: Callable[[argparse.ArgumentParser], None]
-
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the options; raises InvalidInputError for bad usage, and SystemExit after ``--help``."""
-        parser = Parser(
-            prog=f"tensordb {self.name}",
-            description=self.description,
-            epilog=f"examples:\n{_indented(self.examples)}\n\n{EXIT_CODES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.declare(parser)
-        # Intermixed, so that options may stand between DATASET and WHERE.
-        return parser.parse_intermixed_args(arguments)
-
-
 def top_parser(version: str) -> Parser:
     """Return the parser of what comes before the command's own arguments."""
-    listing = "\n".join(f"  {each.name:<8}{each.summary}" for each in COMMANDS.values())
+    listing = "\n".join(f"  {each.name:<13}{each.summary}" for each in COMMANDS.values())
     parser = Parser(
         prog="tensordb",
         usage="tensordb [--help] [--version] COMMAND ...",
@@ -96,29 +47,13 @@ def top_parser(version: str) -> Parser:
     return parser
 
 
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
-
-
-def _place(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="folder of the database; it is only read")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument(
-        "--busy-timeout",
-        type=float,
-        default=30.0,
-        metavar="SECONDS",
-        help="how long to wait for other processes (default: %(default)g)",
-    )
-
-
 def _place_and_dataset(parser: argparse.ArgumentParser) -> None:
-    _place(parser)
+    declare_access(parser)
     parser.add_argument("dataset", metavar="DATASET", help="name of a dataset, as `tensordb ls` shows it")
 
 
 def _place_and_perhaps_dataset(parser: argparse.ArgumentParser) -> None:
-    _place(parser)
+    declare_access(parser)
     parser.add_argument("dataset", metavar="DATASET", nargs="?", help="one dataset (default: all)")
 
 
@@ -128,7 +63,7 @@ def _head(parser: argparse.ArgumentParser) -> None:
 
 
 def _query(parser: argparse.ArgumentParser) -> None:
-    _place(parser)
+    declare_access(parser)
     parser.add_argument("dataset", metavar="DATASET", nargs="?", help="name of a dataset; not with --sql")
     parser.add_argument("where", metavar="WHERE", nargs="?", help="SQL condition (default: all records)")
     parser.add_argument("--order-by", metavar="EXPRESSIONS", help="SQL order, such as 'metadata.loss DESC'")
@@ -155,10 +90,12 @@ _COMMANDS = (
     ),
     Command(
         "ls",
-        "list the datasets of a database with their sizes",
-        "List the datasets with their records, raw and stored bytes, and the ratio of the two.",
+        "list the datasets and training runs of a database with their sizes",
+        "List the datasets with their records, raw and stored bytes, and the ratio of the two; then the runs with\n"
+        "their checkpoints, if there are any. --json has the datasets alone: `tensordb checkpoints ls --json` has the\n"
+        "others.",
         "tensordb ls runs.tdb\ntensordb ls runs.tdb --json | jq -r '.[].dataset'",
-        _place,
+        declare_access,
     ),
     Command(
         "info",
@@ -198,11 +135,11 @@ _COMMANDS = (
     Command(
         "verify",
         "read every stored byte back and report damage",
-        "Read every stored byte of a dataset, or of all, and check it. Each damaged record is named, and the exit\n"
-        "code is 1 when there is one.",
+        "Read every stored byte of a dataset, or of all datasets and checkpoints, and check it. Each damaged\n"
+        "record or tensor is named, and the exit code is 1 when there is one.",
         "tensordb verify runs.tdb\ntensordb verify runs.tdb weights --json | jq -r '.damaged[].record_id'",
         _place_and_perhaps_dataset,
     ),
 )
-COMMANDS = {each.name: each for each in _COMMANDS}
+COMMANDS: dict[str, Command | Family] = {each.name: each for each in (*_COMMANDS, CHECKPOINTS)}
 """Every command by its name."""

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from tensordb.display import one_line
+
 _WIDTH = 100
 _NARROWEST = 12
 """No column is cut below this many characters to make a table fit."""
@@ -25,10 +27,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def printable(value: Any) -> str:
     """Return a value as one line of printable text; control and invisible characters are escaped."""
-    text = value if isinstance(value, str) else _words(value)
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text
-    )
+    return one_line(value if isinstance(value, str) else _words(value))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int | None = None) -> str:

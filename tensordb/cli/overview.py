@@ -11,6 +11,7 @@ from typing import Any
 
 from tensordb.cli.output import printable, size, table, to_json
 from tensordb.datasets.statistics import CompressionStats, Share
+from tensordb.maintenance import VerifyReport
 from tensordb.model import MeasuredError
 from tensordb.storage import TensorStorage
 
@@ -21,16 +22,19 @@ def open_to_read(options: argparse.Namespace) -> TensorStorage:
 
 
 def ls(options: argparse.Namespace) -> bool:
-    """List the datasets."""
+    """List the datasets, and for people the runs too."""
     with open_to_read(options) as db:
         found = [db.get_compression_stats(name) for name in db.list_datasets()]
+        runs = db.sql("SELECT * FROM history.runs ORDER BY created_at").to_pylist()
     if options.json:
         print(to_json([_totals(each) for each in found]))
-    elif not found:
-        print(f"no datasets in {printable(options.path)}")
-    else:
-        rows = [[each.dataset, f"{each.records:,}", *_sizes(each)] for each in found]
-        print(table(["dataset", "records", "raw", "stored", "ratio"], rows))
+        return True
+    tables = []
+    if found or not runs:
+        tables.append(_datasets(found) if found else f"no datasets in {printable(options.path)}")
+    if runs:
+        tables.append(_runs(runs))
+    print("\n\n".join(tables))
     return True
 
 
@@ -66,13 +70,19 @@ def verify(options: argparse.Namespace) -> bool:
     """Read everything back; False when something is damaged."""
     with open_to_read(options) as db:
         report = db.verify(options.dataset)
-    if options.json:
+    return show_verified(report, as_json=options.json)
+
+
+def show_verified(report: VerifyReport, *, as_json: bool) -> bool:
+    """Print what was found damaged; False when something is."""
+    if as_json:
         damaged = [
             {"dataset": each.dataset, "record_id": each.record_id, "reason": each.reason} for each in report.damaged
         ]
         tensors = [asdict(each) for each in report.damaged_tensors]
         counts = {"records": report.records, "checkpoints": report.checkpoints, "objects": report.objects}
-        print(to_json({"ok": report.ok, **counts, "damaged": damaged, "damaged_tensors": tensors}))
+        of_weights = {"weights": report.weights, "damaged_weights": [asdict(each) for each in report.damaged_weights]}
+        print(to_json({"ok": report.ok, **counts, "damaged": damaged, "damaged_tensors": tensors, **of_weights}))
         return report.ok
     for each in report.damaged:
         print(f"damaged: {printable(each.dataset)} {printable(each.record_id)}: {printable(each.reason)}")
@@ -80,9 +90,12 @@ def verify(options: argparse.Namespace) -> bool:
         what = f"tensor {tensor.name}" if tensor.name else "state"
         where = f"checkpoint {tensor.checkpoint_id} (run {tensor.run}, step {tensor.step})"
         print(f"damaged: {printable(f'{where} {what}')}: {printable(tensor.reason)}")
-    verdict = "intact" if report.ok else f"{len(report.damaged) + len(report.damaged_tensors):,} damaged"
-    held = f"{report.records:,} records" + (f" and {report.checkpoints:,} checkpoints" if report.checkpoints else "")
-    print(f"{held} in {report.objects:,} objects read back: {verdict}")
+    for weight in report.damaged_weights:
+        print(f"damaged: weight {printable(weight.hash)}: {printable(weight.reason)}")
+    count = len(report.damaged) + len(report.damaged_tensors) + len(report.damaged_weights)
+    counts_of = {"records": report.records, "checkpoints": report.checkpoints, "weights": report.weights}
+    held = " and ".join(f"{n:,} {what}" for what, n in counts_of.items() if n) or "0 records"
+    print(f"{held} in {report.objects:,} objects read back: {f'{count:,} damaged' if count else 'intact'}")
     return report.ok
 
 
@@ -91,6 +104,19 @@ def error_columns(error: MeasuredError) -> list[str]:
     if math.isinf(error.snr_db):
         return ["-", "-"]
     return [f"{error.relative_l2:.1e}", f"{error.snr_db:.1f} dB"]
+
+
+def _datasets(found: list[CompressionStats]) -> str:
+    rows = [[each.dataset, f"{each.records:,}", *_sizes(each)] for each in found]
+    return table(["dataset", "records", "raw", "stored", "ratio"], rows)
+
+
+def _runs(runs: list[dict[str, Any]]) -> str:
+    rows = [
+        [each["run"], f"{each['checkpoints']:,}", each["latest_step"], size(each["nbytes"]), size(each["added_nbytes"])]
+        for each in runs
+    ]
+    return table(["run", "checkpoints", "latest step", "raw", "added"], rows)
 
 
 def _totals(found: CompressionStats) -> dict[str, Any]:

@@ -120,6 +120,18 @@ class ContentWriter:
         on_all_cores(sizes, fresh, finish)
         return contents
 
+    def place(self, content_id: bytes) -> Stored | StoredContent:
+        """Return what was written for a content that was given to `write`, or was stored already; plain data."""
+        return self._stored.get(content_id) or self._known[content_id]
+
+    def adopt(self, places: Mapping[bytes, Stored | StoredContent]) -> None:
+        """Take what others wrote, or saw stored, for contents: it is named as if it had been given to `write` here."""
+        for content_id, place in places.items():
+            if isinstance(place, StoredContent):
+                self._known[content_id] = place
+            else:
+                self._stored[content_id] = place
+
     def name(
         self, con: duckdb.DuckDBPyConnection, refs: Mapping[bytes, int], more: Sequence[Stored] = ()
     ) -> dict[bytes, bytes]:
@@ -165,6 +177,8 @@ class ContentWriter:
             first = {content: index for index, content in reversed(list(enumerate(contents)))}
             fresh = sorted(first[each] for each in first.keys() - self._known.keys() - self._stored.keys())
             likely = {index: chain for index in fresh if (chain := self._chain_of(group[index])) is not None}
+            if not likely:
+                return fresh, {}
             names = {chain.key_id: f"the base of {group[index].title}" for index, chain in likely.items()}
             # One that is damaged is no base; the tensor is then stored by itself.
             opened = {

@@ -62,6 +62,7 @@ class TensorDBCheckpointIO:
         self._run = run
         self._preset = preset
         self._async = async_
+        self._replaced: list[Checkpoint] = []
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
@@ -80,6 +81,7 @@ class TensorDBCheckpointIO:
         text = _text(path)
         key = uuid.uuid4().hex
         roles = roles_of(checkpoint)
+        self._delete_replaced()
         replaced = [each for each in self._listed() if _facts(each).get("path") == text]
         settings = {
             **roles,
@@ -91,10 +93,9 @@ class TensorDBCheckpointIO:
         save: Any = self._db.checkpoints.save
         save(self._run, rng=False, async_=self._async, **settings)
         _write_pointer(text, {"tensordb": "checkpoint", "run": self._run, "key": key})
-        if replaced:
-            self._db.checkpoints.wait()
-        for each in replaced:
-            self._db.checkpoints.delete(each)
+        self._replaced = replaced
+        if not self._async:
+            self._delete_replaced()
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
@@ -116,6 +117,7 @@ class TensorDBCheckpointIO:
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Delete the checkpoint that was saved at a path; of a link only the link."""
+        self._delete_replaced()
         text = _text(path)
         if not os.path.islink(text):
             found = self._find(path)
@@ -126,11 +128,19 @@ class TensorDBCheckpointIO:
 
     def teardown(self) -> None:
         """Wait until everything is written, and close the database if this opened it."""
+        self._delete_replaced()
         self._opening.close()
 
     @property
     def _db(self) -> TensorStorage:
         return self._opening.db
+
+    def _delete_replaced(self) -> None:
+        """Delete what lay at a path before, once what lies there now is durable."""
+        if self._replaced:
+            self._db.checkpoints.wait()
+        while self._replaced:
+            self._db.checkpoints.delete(self._replaced.pop())
 
     def _listed(self) -> list[Checkpoint]:
         db = self._db

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -67,10 +67,21 @@ def write_files(files: Sequence[NewFile], target: Path, overwrite: bool) -> list
     with publication(folder, names, overwrite=overwrite) as new:
         for each in files:
             with new.file(each.name) as file:
-                file.write(each.header.raw if each.header else each.data)
-                for entry in each.header.entries if each.header else ():
-                    file.write(byte_view(snapshot(read_now(each.tensors[entry.name]))).data)
+                write_tensors(file, each)
     return [folder / name for name in names]
+
+
+def write_tensors(file: BinaryIO, new: NewFile) -> None:
+    """Write what a file is to hold."""
+    file.write(new.header.raw if new.header else new.data)
+    for entry in new.header.entries if new.header else ():
+        file.write(byte_view(snapshot(read_now(new.tensors[entry.name]))).data)
+
+
+def model_file(model: Any, name: str) -> NewFile:
+    """Return the one file of a model, in which tied tensors have all their names: so none is missing to a reader."""
+    tensors = _only_tensors(model)
+    return NewFile(name, build(_specs(tensors), _FORMAT), tensors)
 
 
 def read_now(tensor: Any) -> torch.Tensor:
@@ -79,13 +90,7 @@ def read_now(tensor: Any) -> torch.Tensor:
 
 
 def _model_files(model: Any, stem: str, limit: int | None) -> list[NewFile]:
-    tensors, values = _flat(model, "model")
-    if values:
-        name, value = next(iter(values.items()))
-        raise InvalidInputError(
-            f"model.{name} is a {type(value).__name__}, and a safetensors file holds tensors alone; save such values "
-            "as state=, or write the tensors that you need with safetensors.torch.save_file"
-        )
+    tensors = _only_tensors(model)
     dropped = _shared(tensors)
     kept = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     specs = _specs(kept)
@@ -103,6 +108,17 @@ def _model_files(model: Any, stem: str, limit: int | None) -> list[NewFile]:
         text = json.dumps(index, indent=2, ensure_ascii=False) + "\n"
         files.append(NewFile(f"{stem}{INDEX_SUFFIX}", None, {}, text.encode("utf-8")))
     return files
+
+
+def _only_tensors(model: Any) -> dict[str, Any]:
+    tensors, values = _flat(model, "model")
+    if values:
+        name, value = next(iter(values.items()))
+        raise InvalidInputError(
+            f"model.{name} is a {type(value).__name__}, and a safetensors file holds tensors alone; save such values "
+            "as state=, or write the tensors that you need with safetensors.torch.save_file"
+        )
+    return tensors
 
 
 def _flat(state: Any, role: str) -> tuple[dict[str, Any], dict[str, Any]]:

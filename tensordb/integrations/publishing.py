@@ -6,6 +6,7 @@ when that was asked for; files are written under a temporary name beside their p
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -16,6 +17,9 @@ from typing import BinaryIO
 
 from tensordb.errors import AlreadyExistsError, IntegrityError
 from tensordb.payloads.files import store_error
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What file systems without hard links answer; whether a file is there was looked for just before."""
 
 
 class Publication:
@@ -85,10 +89,7 @@ class Publication:
         if self._overwrite:
             os.replace(new, path)
         else:
-            try:
-                os.link(new, path)  # unlike a rename it fails where a file has appeared meanwhile
-            except FileExistsError as error:
-                raise _taken(path) from error
+            _move(new, path)
         _sync_folder(path.parent)
 
     def _check_place(self, name: str) -> Path:
@@ -131,6 +132,18 @@ def check_name(name: str) -> str:
     if not name or path.is_absolute() or ".." in path.parts or "\0" in name or str(path) != name or name == ".":
         raise IntegrityError(f"{name!r} is no path of a file within a folder; it is not written")
     return name
+
+
+def _move(new: Path, path: Path) -> None:
+    """Give a file its name unless there is a file of that name."""
+    try:
+        os.link(new, path)  # unlike a rename it fails where a file has appeared meanwhile
+    except FileExistsError as error:
+        raise _taken(path) from error
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.rename(new, path)
 
 
 def _sync_folder(folder: Path) -> None:

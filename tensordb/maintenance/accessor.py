@@ -12,7 +12,7 @@ from tensordb.catalog import objects
 from tensordb.engine import Database
 from tensordb.engine.moving import move_inline, move_segment
 from tensordb.errors import ConflictError, IntegrityError, InvalidInputError
-from tensordb.maintenance.verifying import VerifyReport, verify
+from tensordb.maintenance.verifying import VerifyReport, verify, verify_checkpoints
 
 _SMALL_NBYTES = 16 << 20
 """Segments below this are put together: each run of a program may leave one."""
@@ -53,6 +53,14 @@ class Maintenance:
             IntegrityError: The catalog itself cannot be read.
         """
         return verify(self._db, name)
+
+    def verify_checkpoints(self, run: str | None = None) -> VerifyReport:
+        """Read every stored byte of the checkpoints of a run, or of all, back, past every cache.
+
+        Raises:
+            CheckpointNotFoundError: No run has this name.
+        """
+        return verify_checkpoints(self._db, run)
 
     def gc(self) -> ReclaimReport:
         """Remove segments that no record names, such as those left by a writer that was killed.

@@ -13,7 +13,7 @@ from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
-from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
+from tensordb.errors import CheckpointNotFoundError, DatasetNotFoundError, FormatError, IntegrityError
 
 _OBJECTS_AT_ONCE = 256
 
@@ -109,10 +109,16 @@ def verify(db: Database, name: str | None) -> VerifyReport:
     return VerifyReport(count, whole, tuple(damaged), found, tuple(tensors), stored, tuple(broken_weights))
 
 
-def _verify_checkpoints(db: Database) -> tuple[int, set[bytes], list[DamagedTensor]]:
+def verify_checkpoints(db: Database, run: str | None) -> VerifyReport:
+    """Verify the checkpoints of a run, or for None all of them."""
+    found, ids, damaged = _verify_checkpoints(db, run)
+    return VerifyReport(0, len(ids), (), found, tuple(damaged))
+
+
+def _verify_checkpoints(db: Database, run: str | None = None) -> tuple[int, set[bytes], list[DamagedTensor]]:
     """Return how many checkpoints there are, the objects that they name, and the tensors that are damaged."""
     with db.catalog.read() as con:
-        named = checkpoints.named_tensors(con)
+        named = checkpoints.named_tensors(con, None if run is None else _run_id(con, run))
     by_object: dict[bytes, list[NamedTensor]] = {}
     for each in named:
         by_object.setdefault(each.object_id, []).append(each)
@@ -126,6 +132,14 @@ def _verify_checkpoints(db: Database) -> tuple[int, set[bytes], list[DamagedTens
         for each in by_object[object_id]
     ]
     return len({each.number for each in named}), set(by_object), damaged
+
+
+def _run_id(con: duckdb.DuckDBPyConnection, name: str) -> int:
+    row = checkpoints.run_named(con, name)
+    if row is None:
+        there = ", ".join(repr(run.name) for run in checkpoints.runs(con)[-10:]) or "none"
+        raise CheckpointNotFoundError(f"there is no run {name!r} (runs: {there})")
+    return row.run_id
 
 
 def _verify_weights(db: Database) -> tuple[int, set[bytes], list[DamagedWeight]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -16,17 +17,22 @@ _FEWEST = 8
 _HASH = re.compile(f"[0-9a-f]{{{_FEWEST},{_DIGITS}}}")
 
 
-def span_of(text: Any, what: str = "hash") -> tuple[bytes, bytes]:
-    """Return the first and the last content id that begins as a text does.
+def check_text(text: Any, what: str = "hash") -> str:
+    """Return a hash, or the beginning of one, as it was given.
 
     Raises:
-        InvalidInputError: It is neither a hash nor the beginning of one.
+        InvalidInputError: It is neither.
     """
-    digits = text.lower() if isinstance(text, str) else ""
-    if _HASH.fullmatch(digits) is None:
+    if not isinstance(text, str) or _HASH.fullmatch(text.lower()) is None:
         raise InvalidInputError(
             f"{what} is {text!r}; give the {_DIGITS} hexadecimal digits of a hash, or at least its first {_FEWEST}"
         )
+    return text
+
+
+def span_of(text: Any, what: str = "hash") -> tuple[bytes, bytes]:
+    """Return the first and the last content id that begins as a text does."""
+    digits = check_text(text, what).lower()
     return bytes.fromhex(digits.ljust(_DIGITS, "0")), bytes.fromhex(digits.ljust(_DIGITS, "f"))
 
 
@@ -49,6 +55,14 @@ def find_any(con: duckdb.DuckDBPyConnection, text: Any, what: str = "hash") -> W
     if not rows:
         raise _nothing(text, "weight or delta")
     return min(rows, key=lambda row: row.base_id is not None)
+
+
+def find_all(con: duckdb.DuckDBPyConnection, texts: Sequence[Any]) -> dict[str, WeightRow]:
+    """Return the weight, or else a delta, of each of these hashes; those that are whole are looked up together."""
+    whole = [each for each in texts if isinstance(each, str) and len(each) == _DIGITS]
+    rows = weights.with_contents(con, [span_of(each)[0] for each in whole]) if whole else []
+    known = {row.content_id: row for row in sorted(rows, key=lambda row: row.base_id is None)}
+    return {each: known.get(span_of(each)[0]) or find_any(con, each) for each in texts}
 
 
 def find_deltas(con: duckdb.DuckDBPyConnection, text: Any, base: Any = None) -> list[WeightRow]:

@@ -11,7 +11,7 @@ from tensordb.catalog.weights import WeightRow
 from tensordb.engine import Database, ObjectSource
 from tensordb.engine.contents import on_all_cores
 from tensordb.errors import InvalidInputError
-from tensordb.weights.finding import find_any, find_deltas
+from tensordb.weights.finding import check_text, find_all, find_any, find_deltas
 
 
 def load(db: Database, text: Any, *, device: Any, out: Any, index: Any, delta: bool) -> torch.Tensor:
@@ -30,10 +30,10 @@ def load_batch(db: Database, hashes: Any, *, device: Any) -> dict[str, torch.Ten
     """Return the tensors of many hashes, decoded on all cores, by what was asked and in that order."""
     if isinstance(hashes, str) or not isinstance(hashes, Iterable):
         raise InvalidInputError(f"hashes is {hashes!r}; give a list of hashes")
-    wanted = list(dict.fromkeys(hashes))
+    wanted = list(dict.fromkeys(check_text(each) for each in hashes))
     target = check_target(device, None)
     with db.catalog.read() as con:
-        found = {each: find_any(con, each) for each in wanted}
+        found = find_all(con, wanted)
         sources = db.sources.open(con, {row.object_id: title_of(row) for row in found.values()})
     decoded: dict[str, torch.Tensor] = {}
 

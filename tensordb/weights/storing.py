@@ -125,8 +125,7 @@ def _commit(db: Database, writer: ContentWriter, written: Sequence[_Written]) ->
     db.payloads.flush()
     first = {each.key: each for each in reversed(written)}
     with db.catalog.write("storing weights") as con:
-        there = weights.with_contents(con, list({content_id for content_id, _ in first}))
-        numbers: dict[Key, int] = {(row.content_id, row.base_id): row.number for row in there}
+        numbers: dict[Key, int] = weights.numbers_of(con, list({content_id for content_id, _ in first}))
         new = [each for key, each in first.items() if key not in numbers]
         ids = writer.name(con, Counter(each.key[0] for each in new))
         spec_id = db.catalog.known.spec_id
@@ -141,6 +140,9 @@ def _commit(db: Database, writer: ContentWriter, written: Sequence[_Written]) ->
             )
             for each in new
         ]
+        for key, each in first.items():
+            if key in numbers and each.error is not None and each.max_error is not None:
+                weights.widen(con, numbers[key], each.max_error, each.error.relative_l2, each.error.max_abs)
         added = weights.add(con, rows)
         fresh = dict(zip([each.key for each in new], added, strict=True))
         _add_labels(con, written, numbers, fresh)

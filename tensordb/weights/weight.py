@@ -53,7 +53,8 @@ class WeightInfo:
         nbytes: Raw bytes of the tensor.
         stored_nbytes: Bytes of the object that holds it, also when checkpoints or others share it.
         encoding: What was applied to it.
-        error: What was lost: by a quantizer, or as `max_error` allowed.
+        error: What was lost: by a quantizer, or as `max_error` allowed; of several tensors that became the same delta,
+            the most.
         created_at: When it was stored first, in UTC.
         labels: The names it was stored under, oldest first; none when it never was given one.
         base_hash: For a delta the hash of the base it was stored with, else None.

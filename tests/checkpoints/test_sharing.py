@@ -151,15 +151,15 @@ def test_a_base_deleted_by_others_while_a_checkpoint_is_written_costs_nothing_bu
     changed = nudged(weight, 1)
     with TensorStorage(tmp_path) as db, TensorStorage(tmp_path) as other:
         db.checkpoints.save("run", {"w": weight, "same": torch.ones(5000)}, step=0, rng=False)
-        commit = saving._Writing._commit
+        commit = saving.commit
         raced = []
 
-        def late(self: saving._Writing, *arguments: object) -> object:
+        def late(*arguments: object) -> object:
             if not raced:
                 raced.append(other.checkpoints.delete_run("run"))
-            return commit(self, *arguments)  # type: ignore[arg-type]
+            return commit(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(saving._Writing, "_commit", late)
+        monkeypatch.setattr(saving, "commit", late)
         db.checkpoints.save("run", {"w": changed, "same": torch.ones(5000)}, step=1, rng=False)
         assert raced == [1]
         loaded = db.checkpoints.load("run")["model"]

@@ -12,8 +12,9 @@ from tensordb.cli.commands import COMMANDS, Command, Parser, top_parser
 
 from .conftest import Run
 
-EVERY = list(COMMANDS.values())
-NAMES = list(COMMANDS)
+EVERY = [command for each in COMMANDS.values() for command in each.commands]
+NAMES = [command.name for command in EVERY]
+VERBS = ["ls", "show", "diff", "tag", "untag", "fork", "rm", "prune", "export", "import", "verify"]
 
 
 def example_lines(text: str) -> list[str]:
@@ -26,26 +27,35 @@ def parsed(line: str) -> argparse.Namespace:
 
 
 def test_the_commands_are_those_that_are_promised() -> None:
-    assert NAMES == ["demo", "ls", "info", "head", "query", "stats", "verify"]
+    assert list(COMMANDS) == ["demo", "ls", "info", "head", "query", "stats", "verify", "checkpoints"]
+    assert [each.name for each in COMMANDS["checkpoints"].commands] == [f"checkpoints {verb}" for verb in VERBS]
 
 
 def test_help_lists_each_command_with_its_summary_examples_and_exit_codes(run: Run) -> None:
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    for command in EVERY:
-        assert f"  {command.name:<8}{command.summary}\n" in out
+    for command in COMMANDS.values():
+        assert f"  {command.name:<13}{command.summary}\n" in out
     assert "examples:" in out
     assert "exit codes:" in out
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_command_explains_itself_with_examples_and_exit_codes(run: Run, name: str) -> None:
-    code, out, err = run(name, "--help")
+    code, out, err = run(*name.split(), "--help")
     assert (code, err) == (0, "")
-    assert COMMANDS[name].description in out
+    assert next(each for each in EVERY if each.name == name).description in out
     assert "exit codes:" in out
     examples = [line for line in example_lines(out) if line.startswith(f"tensordb {name} ") or line.endswith(name)]
     assert examples
+
+
+def test_help_of_checkpoints_lists_each_command_with_its_summary_and_an_example(run: Run) -> None:
+    code, out, err = run("checkpoints", "--help")
+    assert (code, err) == (0, "")
+    for verb, command in zip(VERBS, COMMANDS["checkpoints"].commands, strict=True):
+        assert f"  {verb:<8}{command.summary}\n" in out
+        assert f"  tensordb checkpoints {verb} " in out
 
 
 @pytest.mark.parametrize("command", EVERY, ids=NAMES)
@@ -73,7 +83,7 @@ def test_every_example_of_the_overall_help_can_be_typed_as_it_is() -> None:
 
 
 def test_help_fits_a_terminal_of_110_columns(run: Run) -> None:
-    for arguments in ([], *([name] for name in NAMES)):
+    for arguments in ([], ["checkpoints"], *(name.split() for name in NAMES)):
         assert max(map(len, run(*arguments, "--help").out.splitlines())) <= 110
 
 
@@ -91,6 +101,11 @@ def test_without_arguments_the_help_is_shown_as_a_usage_error(run: Run) -> None:
     ("line", "named"),
     [
         ("lst", "lst"),
+        ("checkpoints", "COMMAND"),
+        ("checkpoints lst db", "lst"),
+        ("checkpoints diff db a", "B"),
+        ("checkpoints prune db run --keep-within soon", "soon"),
+        ("checkpoints show db run --mode best", "best"),
         ("--jsn ls", "--jsn"),
         ("ls", "PATH"),
         ("head db", "DATASET"),

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tensordb import TensorStorage
 
@@ -104,6 +105,8 @@ def test_verify_of_an_intact_database_is_0(run: Run, folder: Path) -> None:
         "objects": 5,
         "damaged": [],
         "damaged_tensors": [],
+        "weights": 0,
+        "damaged_weights": [],
     }
 
 
@@ -127,6 +130,23 @@ def test_verify_names_the_damaged_record_and_is_1(run: Run, own_folder: Path) ->
     assert (code, out) == (1, "")
     assert "w4" in err
     assert run("verify", own_folder, "empty").code == 0
+
+
+def test_verify_names_a_damaged_weight_and_is_1(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "weights.tdb"
+    with TensorStorage(folder) as db:
+        key = db.weights.store(torch.randn(500, generator=torch.Generator().manual_seed(0)))
+    assert run("verify", folder).out == "1 weights in 1 objects read back: intact\n"
+    (segment,) = (folder / "segments").iterdir()
+    data = bytearray(segment.read_bytes())
+    data[-200] ^= 1
+    segment.write_bytes(data)
+    code, out, err = run("verify", folder)
+    assert (code, err) == (1, "")
+    assert out.startswith(f"damaged: weight {key}: ")
+    assert out.endswith("read back: 1 damaged\n")
+    found = json.loads(run("verify", folder, "--json").out)
+    assert [each["hash"] for each in found["damaged_weights"]] == [key]
 
 
 def test_looking_changes_nothing(run: Run, own_folder: Path) -> None:

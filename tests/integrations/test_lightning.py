@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tensordb import CheckpointNotFoundError, InvalidInputError, TensorStorage
+from tensordb import CheckpointNotFoundError, InvalidInputError, MissingDependencyError, TensorStorage
 from tensordb.integrations.lightning import TensorDBCheckpointIO
 
 with warnings.catch_warnings():
@@ -202,6 +203,8 @@ def test_saving_at_a_path_again_replaces_and_removing_deletes(db: TensorStorage,
     plugin.remove_checkpoint(path)
     for step in range(3):
         plugin.save_checkpoint({"state_dict": {"a": torch.full((2,), float(step))}, "global_step": step}, path)
+        assert plugin.load_checkpoint(path)["global_step"] == step
+    plugin.teardown()
     (only,) = db.checkpoints.list("run")
     assert only.step == 2
     (tmp_path / "deep" / "link.ckpt").symlink_to("last.ckpt")
@@ -244,3 +247,11 @@ def test_storage_options_and_databases_of_other_kinds_are_refused(db: TensorStor
         TensorDBCheckpointIO(db, "run").save_checkpoint({}, tmp_path / "a.ckpt", storage_options={"other": 1})
     with pytest.raises(InvalidInputError, match="TensorStorage or a path"):
         TensorDBCheckpointIO(3, "run")  # type: ignore[arg-type]
+
+
+def test_without_lightning_the_extra_is_named(db: TensorStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lightning", "lightning_fabric"):
+        for module in [each for each in sys.modules if each.partition(".")[0] == name]:
+            monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=r"tensordb\[lightning\]"):
+        TensorDBCheckpointIO(db, "run")

@@ -281,6 +281,35 @@ def test_a_saved_module_is_the_file_that_save_model_writes(db: TensorStorage, tm
     assert path.stat().st_size == (tmp_path / "theirs.safetensors").stat().st_size
 
 
+class Overlapping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("part", torch.arange(10.0)[2:5])
+        self.register_buffer("all", torch.arange(10.0))
+        self.part = self.all[2:5]
+
+
+def test_memory_that_tensors_share_in_part_is_written_once(db: TensorStorage, tmp_path: Path) -> None:
+    model = Overlapping()
+    db.checkpoints.save("run", model)
+    (path,) = export_safetensors(db, "run", tmp_path / "out.safetensors")
+    assert load_file(path).keys() == {"all"}
+    other = Overlapping()
+    other.all.zero_()
+    load_model(other, path)
+    assert torch.equal(other.part, model.part)
+
+
+def test_tensors_that_share_memory_none_of_them_covers_are_each_written(db: TensorStorage, tmp_path: Path) -> None:
+    memory = torch.arange(10.0)
+    db.checkpoints.save("run", {"head": memory[:6], "tail": memory[4:], "": memory[5:6]})
+    (path,) = export_safetensors(db, "run", tmp_path / "out.safetensors")
+    loaded = load_file(path)
+    assert loaded["head"].tolist() == memory[:6].tolist()
+    assert loaded["tail"].tolist() == memory[4:].tolist()
+    assert loaded[""].tolist() == [5.0]
+
+
 def test_a_large_model_is_written_in_shards_with_an_index(db: TensorStorage, tmp_path: Path) -> None:
     model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(5)))
     db.checkpoints.save("run", model)
