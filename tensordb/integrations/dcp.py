@@ -17,6 +17,8 @@ that its own shards touch. Nothing is pickled: values that are no tensors are st
 >>> found["step"], torch.equal(found["model"]["weight"], state["model"]["weight"])
 (7, True)
 
+With many ranks give `dcp.async_save` a ``process_group`` of its own, since the training uses its group meanwhile.
+
 What is saved so is a checkpoint like all others: `db.checkpoints` lists, tags, prunes and forks it, and
 ``db.checkpoints.load("run")`` gives its whole state, with the shards put together.
 """

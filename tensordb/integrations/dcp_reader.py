@@ -32,7 +32,7 @@ class TensorDBReader(StorageReader):
         storage: Folder of the database, or a `TensorStorage`.
         run: Name of the run, or a checkpoint id.
         step: The newest checkpoint of this step.
-        which: ``"latest"`` or a tag.
+        which: ``"latest"``, a tag, or ``"best"`` where the run has one metric, of which the smallest is best.
     """
 
     def __init__(self, storage: PathOrStorage, run: str, step: int | None = None, which: str = "latest") -> None:

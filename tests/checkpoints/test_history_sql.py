@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,7 +147,7 @@ def test_runs_have_their_totals(db: TensorStorage) -> None:
     assert found[0]["latest_at"] == listed[-1].created_at.replace(tzinfo=None)
 
 
-def test_history_can_be_read_by_any_duckdb_client(db: TensorStorage, tmp_path: Path) -> None:
+def test_views_are_joined_by_the_checkpoint_id(db: TensorStorage) -> None:
     assert rows(db, "SELECT count(*) AS n FROM history.tensors t JOIN history.checkpoints c USING (checkpoint_id)") == [
         {"n": sum(each.tensors for each in db.checkpoints.list())}
     ]

@@ -72,7 +72,8 @@ def save(folder: Path) -> None:
     assert (writer.checkpoint is not None) == (dist.get_rank() == 0)
     expected = whole(state)
     dcp.save(state, storage_writer=writer, checkpoint_id="3")  # equal shards
-    future = dcp.async_save(state, storage_writer=TensorDBWriter(folder, "async", step=2))
+    group = dist.new_group()  # that of the training is in use meanwhile
+    future = dcp.async_save(state, storage_writer=TensorDBWriter(folder, "async", step=2), process_group=group)
     train(net, optimizer)  # goes on while it is written
     future.result()
     dcp.save(state_of(net, optimizer), storage_writer=writer, checkpoint_id="4")  # differences

@@ -76,7 +76,11 @@ def check_whole(db: TensorStorage, expected: dict[str, torch.Tensor]) -> None:
     gathered = db.checkpoints.load("gathered")["model"]
     later = db.checkpoints.load("run", step=4)["model"]
     assert all(torch.equal(gathered[name], later[name]) for name in gathered)
-    assert list(db.checkpoints.load("run", keys="model.first.weight")) == ["model"]
+    lazy = db.checkpoints.load("run", step=2, keys="model.first.weight", lazy=True)
+    assert list(lazy) == ["model"]
+    assert torch.equal(lazy["model"]["first.weight"], expected["model.first.weight"])
+    differences = db.checkpoints.diff(("run", 2), ("run", 4), keys="model").counts  # shard by shard
+    assert set(differences) == {"changed"}
 
 
 def check_one_rank(folder: Path, expected: dict[str, torch.Tensor]) -> None:
