@@ -7,6 +7,12 @@ import gc as _gc
 _collecting = _gc.isenabled()
 _gc.disable()
 try:
+    from tensordb.checkpoints.background import PendingCheckpoint
+    from tensordb.checkpoints.checkpoint import Checkpoint
+    from tensordb.checkpoints.diff import CheckpointDiff, TensorDiff
+    from tensordb.checkpoints.loading import LazyTensor
+    from tensordb.checkpoints.restoring import LoadReport
+    from tensordb.checkpoints.retention import PruneReport
     from tensordb.datasets.record import Page, Record
     from tensordb.datasets.statistics import CompressionStats
     from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
@@ -33,10 +39,10 @@ try:
         UnknownPresetError,
         WeightNotFoundError,
     )
-    from tensordb.maintenance import DamagedRecord, VerifyReport
+    from tensordb.maintenance import DamagedRecord, DamagedTensor, DamagedWeight, ReclaimReport, VerifyReport
     from tensordb.model import Encoding, MeasuredError, TensorSpec
     from tensordb.storage import TensorStorage
-    from tensordb.weights.weight import Weight, WeightInfo
+    from tensordb.weights.weight import Weight, WeightInfo, WeightStorageInfo
 finally:
     if _collecting:
         _gc.enable()
@@ -46,11 +52,15 @@ __version__ = "0.1.0"
 __all__ = [
     "COMPRESSION_PRESETS",
     "AlreadyExistsError",
+    "Checkpoint",
+    "CheckpointDiff",
     "CheckpointNotFoundError",
     "CompressionConfig",
     "CompressionStats",
     "ConflictError",
     "DamagedRecord",
+    "DamagedTensor",
+    "DamagedWeight",
     "DatabaseBusyError",
     "DatasetNotFoundError",
     "Encoding",
@@ -58,21 +68,27 @@ __all__ = [
     "IntegrityError",
     "InvalidInputError",
     "InvalidQueryError",
+    "LazyTensor",
+    "LoadReport",
     "MeasuredError",
     "MissingDependencyError",
     "NotFoundError",
     "Page",
+    "PendingCheckpoint",
     "PerChannel",
     "PerGroup",
     "PerRow",
     "PerTensor",
+    "PruneReport",
     "ReadOnlyError",
+    "ReclaimReport",
     "Record",
     "Rule",
     "SchemaValidationError",
     "StorageFullError",
     "StoreError",
     "TensorDBError",
+    "TensorDiff",
     "TensorNotFoundError",
     "TensorSpec",
     "TensorStorage",
@@ -81,5 +97,6 @@ __all__ = [
     "Weight",
     "WeightInfo",
     "WeightNotFoundError",
+    "WeightStorageInfo",
     "get_compression_preset",
 ]
