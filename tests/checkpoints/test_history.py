@@ -94,7 +94,7 @@ def test_what_is_best_by_nothing_is_an_error_that_says_what_there_is(db: TensorS
 
 def test_a_log_goes_over_forks_and_has_no_holes_where_checkpoints_were_deleted(db: TensorStorage) -> None:
     saved = {step: put(db, "main", step) for step in range(5)}
-    db.checkpoints.fork("main", "side", step=3)
+    db.checkpoints.fork("main", 3, "side")
     put(db, "side", 10)
     assert chain(db, "side") == [("side", 10), ("side", 3), ("main", 3), ("main", 2), ("main", 1), ("main", 0)]
     assert chain(db, saved[1]) == [("main", 1), ("main", 0)]
@@ -111,9 +111,9 @@ def test_a_log_goes_over_forks_and_has_no_holes_where_checkpoints_were_deleted(d
 
 def test_a_deleted_run_in_the_middle_leaves_its_forks_with_the_run_before(db: TensorStorage) -> None:
     put(db, "a", 1)
-    db.checkpoints.fork("a", "b")
+    db.checkpoints.fork("a", None, "b")
     put(db, "b", 2)
-    db.checkpoints.fork("b", "c")
+    db.checkpoints.fork("b", None, "c")
     assert db.checkpoints.delete_run("b") == 2
     assert chain(db, "c") == [("c", 2), ("a", 1)]
     assert torch.equal(db.checkpoints.load("c")["model"]["w"], made(hash(("b", 2)) % 2**31, 9))
@@ -144,7 +144,7 @@ def test_tags_go_with_their_checkpoint_and_are_not_forked(db: TensorStorage) -> 
     put(db, "run", 2)
     for tag in ("b", "a"):
         db.checkpoints.tag("run", tag, step=1)
-    assert db.checkpoints.fork("run", "copy", which="a").tags == ()
+    assert db.checkpoints.fork("run", None, "copy", which="a").tags == ()
     assert db.checkpoints.delete("run", which="a").tags == ("a", "b")
     with pytest.raises(CheckpointNotFoundError, match="tags: none"):
         db.checkpoints.get("run", which="b")
@@ -161,16 +161,16 @@ def test_names_that_mean_something_else_or_nothing_are_no_tags(db: TensorStorage
 
 def test_a_fork_goes_its_own_way(db: TensorStorage) -> None:
     source = put(db, "run", 4, epoch=2, metrics={"loss": 0.5}, metadata={"note": "ü"})
-    forked = db.checkpoints.fork(source, "copy")
+    forked = db.checkpoints.fork(source, None, "copy")
     assert forked.parent_id == source.id
     assert (forked.step, forked.epoch, forked.metrics, forked.metadata) == (4, 2, {"loss": 0.5}, {"note": "ü"})
     put(db, "copy", 5)
     assert db.checkpoints.get("run").step == 4
     for name in ("run", "copy"):
         with pytest.raises(AlreadyExistsError, match=repr(name)):
-            db.checkpoints.fork("run", name)
+            db.checkpoints.fork("run", None, name)
     with pytest.raises(CheckpointNotFoundError):
-        db.checkpoints.fork("run", "third", step=99)
+        db.checkpoints.fork("run", 99, "third")
     assert db.checkpoints.runs() == ["run", "copy"]
 
 
@@ -196,7 +196,7 @@ def test_runs_tags_and_forks_are_part_of_a_transaction(db: TensorStorage) -> Non
         with db.transaction():
             put(db, "run", 2)
             db.checkpoints.tag("run", "good")
-            db.checkpoints.fork("run", "copy")
+            db.checkpoints.fork("run", None, "copy")
             db.checkpoints.delete("run", step=1)
             assert db.checkpoints.runs() == ["run", "copy"]
             raise RuntimeError("changed my mind")
@@ -246,7 +246,7 @@ def test_runs_and_tags_and_metrics_may_have_any_name(tmp_path: Path) -> None:
             assert db.checkpoints.best(name, name) == found
             assert is_there(db, name, number, which=name)
         for number, name in enumerate(HELL):
-            assert db.checkpoints.fork(name, f"{name}'").step == number
+            assert db.checkpoints.fork(name, None, f"{name}'").step == number
             assert db.checkpoints.delete_run(name) == 1
         assert db.checkpoints.runs() == [f"{name}'" for name in HELL]
         assert db.verify().ok
@@ -259,7 +259,7 @@ def test_names_that_cannot_be_stored_are_refused_everywhere(name: Any) -> None:
         checkpoints = db.checkpoints
         for act in (
             lambda: checkpoints.save(name, {"w": torch.ones(1)}),
-            lambda: checkpoints.fork("run", name),
+            lambda: checkpoints.fork("run", None, name),
             lambda: checkpoints.load(name),
             lambda: checkpoints.delete_run(name),
             lambda: checkpoints.untag(name, "t"),

@@ -171,7 +171,7 @@ class CheckpointsLikeADict(RuleBasedStateMachine):
     def fork(self, data: st.DataObject) -> None:
         _, saved = self._pick(data)
         name = next(name for name in (*RUNS, "fork of a fork", "last") if name not in self.runs)
-        given = self.db.checkpoints.fork(saved.id, name)
+        given = self.db.checkpoints.fork(saved.id, None, name)
         assert given.parent_id == saved.id
         self.runs[name] = [Saved(given, saved.state, saved.note)]
         self.weights[name] = {key: value for key, value in saved.state.items() if key in ("w", "v", "b")}
@@ -220,7 +220,7 @@ class CheckpointsLikeADict(RuleBasedStateMachine):
             with self.db.transaction():
                 self.db.checkpoints.save(run, {"w": self._random(4000)}, rng=False)
                 self.db.checkpoints.delete(saved.id)
-                self.db.checkpoints.fork(run, "never")
+                self.db.checkpoints.fork(run, None, "never")
                 self.db.checkpoints.delete_run(run)
                 raise KeyError
         except KeyError:

@@ -110,7 +110,7 @@ def test_tags_keep_their_checkpoints(db: TensorStorage) -> None:
 
 
 def test_pruning_leaves_other_runs_alone_and_counts_as_freed_only_what_they_do_not_share(db: TensorStorage) -> None:
-    forked = db.checkpoints.fork("run", "copy", step=30)
+    forked = db.checkpoints.fork("run", 30, "copy")
     planned = db.checkpoints.prune("run", keep_last=1, dry_run=True)
     report = db.checkpoints.prune("run", keep_last=1)
     assert facts(planned) == facts(report)

@@ -73,7 +73,7 @@ def work(number):
             tell("begin", "fork", f"fork {number}", step)
             if f"fork {number}" in db.checkpoints.runs():
                 db.checkpoints.delete_run(f"fork {number}")
-            db.checkpoints.fork("async", f"fork {number}", step=step)
+            db.checkpoints.fork("async", step, f"fork {number}")
             tell("done", "fork", f"fork {number}", step)
         if rng.random() < 0.1:
             db.maintenance.compact(min_dead=rng.choice([0, 0.5]))
