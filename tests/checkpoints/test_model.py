@@ -1,6 +1,6 @@
 """Everything that can be done with checkpoints, in any order, against a plain dict: nothing is lost and nothing stays.
 
-`TENSORDB_MODEL_EXAMPLES` sets how many sequences are tried (default 6), `TENSORDB_MODEL_STEPS` how long they are.
+`TENSORDB_MODEL_EXAMPLES` sets how many sequences are tried (default 10), `TENSORDB_MODEL_STEPS` how long they are.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tensordb.checkpoints.checkpoint import Checkpoint
 
 from .training import assert_same
 
-EXAMPLES = int(os.environ.get("TENSORDB_MODEL_EXAMPLES", "6"))
-STEPS = int(os.environ.get("TENSORDB_MODEL_STEPS", "30"))
+EXAMPLES = int(os.environ.get("TENSORDB_MODEL_EXAMPLES", "10"))
+STEPS = int(os.environ.get("TENSORDB_MODEL_STEPS", "25"))
 RUNS = ("a", "b", "c")
 TAGS = ("good", "ü")
 State = dict[str, torch.Tensor]
