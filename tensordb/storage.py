@@ -316,6 +316,7 @@ class TensorStorage:
         query, or one in the middle of a write, or one that left an inner block which had written, the whole transaction
         can only roll back. Other processes and threads wait meanwhile.
         """
+        self.checkpoints.wait()  # which could not be written while this thread holds the catalog
         return self._db.catalog.transaction()
 
     def sql(self, query: str, params: Params = None) -> pa.Table:

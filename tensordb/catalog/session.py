@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -55,6 +56,7 @@ class Catalog:
         self._epoch = -1
         self._depth = 0
         self._in_transaction = False
+        self._thread = 0
         self._changes = 0
         self._doomed_by: BaseException | None = None
         self._probe: Probe | None = None
@@ -116,6 +118,11 @@ class Catalog:
         """Whether the block that this thread is in belongs to a `transaction`; meaningful only inside a block."""
         return self._depth > 0 and self._in_transaction
 
+    @property
+    def in_own_transaction(self) -> bool:
+        """Whether this thread is in a `transaction`, to be asked anywhere and without waiting for anybody."""
+        return self._thread == threading.get_ident() and self.in_transaction
+
     def expect(self, probe: Probe) -> None:
         """Leave a query that returns a row exactly when the current single write is committed; saves the token."""
         self._probe = probe
@@ -170,6 +177,7 @@ class Catalog:
             with translated(doing):
                 run(con, "BEGIN")
             self._depth, self._changes, self._doomed_by, self._probe = 1, 0, None, None
+            self._thread = threading.get_ident()
             try:
                 yield
                 self._check_committable(epoch)

@@ -28,7 +28,7 @@ from tensordb.checkpoints.tree import Flattened, Leaf, flatten
 from tensordb.display import html_table
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
-from tensordb.errors import CheckpointNotFoundError, InvalidInputError, ReadOnlyError
+from tensordb.errors import CheckpointNotFoundError, ConflictError, InvalidInputError, ReadOnlyError
 from tensordb.overloading import overload
 
 Names = list[str]  # `list` is a method below
@@ -49,8 +49,8 @@ class Checkpoints:
     >>> with TensorStorage(None) as db:
     ...     for step in range(3):
     ...         _ = db.checkpoints.save("a", {"w": torch.full((2,), step / 2)}, step=step, rng=False)
-    ...     db.sql("SELECT step, norm FROM history.tensors WHERE name = 'model.w' AND norm > 1").to_pylist()
-    [{'step': 2, 'norm': 1.4142135623730951}]
+    ...     db.sql("SELECT step, round(norm, 3) AS n FROM history.tensors WHERE norm > 1").to_pylist()
+    [{'step': 2, 'n': 1.414}]
     """
 
     def __init__(self, db: Database) -> None:
@@ -139,7 +139,8 @@ class Checkpoints:
 
         Raises:
             InvalidInputError: Something cannot be stored; the message has its path in the state. Nothing was saved.
-            TensorDBError: With `async_`: what went wrong with the save before, if nobody waited for that.
+            ConflictError: With `async_`, inside a transaction.
+            TensorDBError: What went wrong with the save before, if that was with `async_` and nobody waited for it.
         """
         facts = Facts.of(run, step, epoch, metrics, metadata)
         configs = RoleConfigs.of(preset, self._db.config)
@@ -161,6 +162,10 @@ class Checkpoints:
             return Request(facts, leaves, flattened.document, configs)
 
         if async_:
+            if self._db.catalog.in_own_transaction:
+                raise ConflictError(
+                    f"saving {run!r} with async_=True cannot be a part of a transaction; save without async_ inside it"
+                )
             return self._background.start(lambda: partial(save, self._db, copied()))
         self._background.settle()
         flattened = flat()
@@ -354,6 +359,7 @@ class Checkpoints:
 
     def untag(self, run: str, tag: str) -> None:
         """Delete a tag; its checkpoint stays."""
+        self._background.settle()
         history.untag(self._db, run, tag)
 
     def fork(self, run_or_id: str | Checkpoint, step: int | None, new_run: str, *, which: str = "latest") -> Checkpoint:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from tensordb.checkpoints.checkpoint import Checkpoint
-from tensordb.errors import DatabaseBusyError
+from tensordb.errors import ConflictError, DatabaseBusyError
 from tensordb.forks import mend_after_fork
 
 
@@ -23,6 +23,16 @@ class PendingCheckpoint:
         self._result: Checkpoint | None = None
         self._error: BaseException | None = None
         self._seen = False
+        mend_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Say in a child that only the parent's thread can know: nobody would ever set what is waited for."""
+        if self._result is None and self._error is None:
+            self._error = ConflictError(
+                "this process was forked while its parent was writing the checkpoint; wait for it in the parent"
+            )
+        self._done = threading.Event()
+        self._done.set()
 
     def done(self) -> bool:
         """Tell whether it is written, or failed."""

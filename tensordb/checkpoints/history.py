@@ -65,7 +65,17 @@ def run_of(con: duckdb.DuckDBPyConnection, name: Any) -> RunRow:
 
 
 def best_of(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, where: str) -> CheckpointRow:
-    """Return the checkpoint with the best value of a metric; NaN is none, and of equal ones the newest is best."""
+    """Return the checkpoint with the best value of a metric."""
+    return ranked_by(rows, metric, mode, where)[0]
+
+
+def ranked_by(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, where: str) -> list[CheckpointRow]:
+    """Return the checkpoints that have a metric, best first; NaN is none, and of equal ones the newest is best.
+
+    Raises:
+        InvalidInputError: The metric is not said, and there is not just one.
+        CheckpointNotFoundError: None of them has it.
+    """
     if mode not in ("min", "max"):
         raise InvalidInputError(f"mode is {mode!r}; give 'min' or 'max'")
     metrics = [(metrics_of(row), row) for row in rows]
@@ -80,7 +90,7 @@ def best_of(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, where:
     if not valued:
         listed = ", ".join(map(repr, names)) or "none"
         raise CheckpointNotFoundError(f"no checkpoint of {where} has a value of {metric!r} (there are: {listed})")
-    return min(valued, key=lambda each: each[:2])[2]
+    return [row for *_, row in sorted(valued, key=lambda each: each[:2])]
 
 
 def listed(db: Database, run: str | None) -> CheckpointList:

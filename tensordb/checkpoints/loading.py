@@ -15,8 +15,7 @@ import torch
 
 from tensordb.catalog import checkpoints
 from tensordb.catalog.checkpoints import CheckpointRow
-from tensordb.checkpoints.objects import Deferred
-from tensordb.checkpoints.tree import tensor_paths, unflatten
+from tensordb.checkpoints.tree import Deferred, tensor_paths, unflatten
 from tensordb.engine import Database, ObjectSource
 from tensordb.engine.contents import on_all_cores
 from tensordb.errors import IntegrityError, InvalidInputError

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from tensordb.catalog import checkpoints, objects
 from tensordb.catalog.checkpoints import CheckpointRow
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row, html_of
-from tensordb.checkpoints.history import Mode, best_of, remove, run_of
+from tensordb.checkpoints.history import Mode, ranked_by, remove, run_of
 from tensordb.engine import Database
-from tensordb.errors import CheckpointNotFoundError, InvalidInputError
+from tensordb.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Retention:
             raise InvalidInputError(
                 "prune was not told what to keep; give keep_last, keep_best, keep_every or keep_within"
             )
+        if self.mode not in ("min", "max"):
+            raise InvalidInputError(f"mode is {self.mode!r}; give 'min' or 'max'")
         if self.best is None and self.metric is not None:
             raise InvalidInputError(f"metric={self.metric!r} is for keep_best; give both, or none")
 
@@ -80,30 +82,28 @@ class Retention:
             keep |= {row.number for row in rows if row.step is not None and row.step % self.every == 0}
         if self.within is not None:
             keep |= {row.number for row in rows if now - row.created_at <= self.within}
-        return keep | self._best(list(rows))
+        return keep | self._best(rows)
 
-    def _best(self, rows: list[CheckpointRow]) -> set[int]:
-        found: set[int] = set()
-        while rows and len(found) < (self.best or 0):
-            try:
-                best = best_of(rows, self.metric, self.mode, "the run")
-            except CheckpointNotFoundError:  # no others have the metric
-                break
-            found.add(best.number)
-            rows.remove(best)
-        return found
+    def _best(self, rows: Sequence[CheckpointRow]) -> set[int]:
+        if self.best is None or not rows:
+            return set()
+        # An unknown metric is an error here too: taken for one that nobody has, it would have everything deleted.
+        ranked = ranked_by(rows, self.metric, self.mode, "the run")
+        return {row.number for row in ranked[: self.best]}
 
 
 def prune(db: Database, run: str, retention: Retention, *, dry_run: bool) -> PruneReport:
     """Delete the checkpoints of a run that `retention` does not keep, in one transaction."""
     with db.catalog.read() if dry_run else db.catalog.write(f"pruning {run!r}") as con:
-        rows = checkpoints.of_run(con, run_of(con, run).run_id)
+        run_id = run_of(con, run).run_id
+        rows = checkpoints.of_run(con, run_id)
         keep = retention.kept(rows, dt.datetime.now(dt.UTC).replace(tzinfo=None))
         gone = [row for row in rows if row.number not in keep]
         if dry_run:
             freed = objects.freed_by(con, checkpoints.references(con, [row.number for row in gone]))
         else:
             freed = remove(con, gone)
+            rows = checkpoints.of_run(con, run_id)  # whose parents are gone have others now
     removed = tuple(map(from_row, gone))
     kept = tuple(from_row(row) for row in rows if row.number in keep)
     return PruneReport(removed, kept, freed, dry_run)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tensordb.checkpoints import randomness
-from tensordb.checkpoints.shards import name_of_whole
+from tensordb.checkpoints.tree.shards import name_of_whole
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.errors import InvalidInputError
 

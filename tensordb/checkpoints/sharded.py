@@ -23,7 +23,7 @@ from tensordb.checkpoints.requests import Facts
 from tensordb.checkpoints.roles import KeyConfigs
 from tensordb.checkpoints.saving import WrittenTensor
 from tensordb.checkpoints.tree import Leaf, flatten, unflatten_values
-from tensordb.checkpoints.wire import split, with_note
+from tensordb.checkpoints.tree.wire import split, with_note
 from tensordb.engine import Database, ObjectSource, Stored
 from tensordb.engine.contents import ContentWriter, on_all_cores
 from tensordb.errors import CheckpointNotFoundError, ConflictError, IntegrityError, InvalidInputError, ReadOnlyError

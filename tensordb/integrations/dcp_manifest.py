@@ -19,8 +19,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from tensordb.checkpoints.shards import Sharded
 from tensordb.checkpoints.tree import unflatten
+from tensordb.checkpoints.tree.shards import Sharded
 from tensordb.errors import FormatError, IntegrityError
 from tensordb.tensors import dtype_from_name, dtype_name
 

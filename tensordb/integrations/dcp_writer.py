@@ -24,8 +24,8 @@ from torch.futures import Future
 from tensordb.checkpoints.checkpoint import Checkpoint
 from tensordb.checkpoints.requests import Facts
 from tensordb.checkpoints.roles import KeyConfigs
-from tensordb.checkpoints.shards import part_name
 from tensordb.checkpoints.tree import Leaf, flatten
+from tensordb.checkpoints.tree.shards import part_name
 from tensordb.encoding.presets import get_compression_preset
 from tensordb.errors import ConflictError, InvalidInputError
 from tensordb.integrations.dcp_manifest import manifest_of, stand_in, state_of

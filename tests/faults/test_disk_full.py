@@ -235,3 +235,64 @@ def test_a_full_disk_can_be_read_and_a_closed_database_opened_on_it(small_disk: 
     for read_only in (True, False):
         with TensorStorage(small_disk / "db", read_only=read_only) as db:
             assert seeds(db, 300) == set(range(20))
+
+
+CHECKPOINTS = (
+    LIMIT
+    + """
+def check(db, kept):
+    assert {(each.run, each.step) for each in db.checkpoints.list()} == set(kept)
+    for run, step in kept:
+        tree = db.checkpoints.load(run, step=step)["model"]
+        assert tree["w"].equal(weights(step)) and tree["own"].equal(made(step, LENGTH)), (run, step)
+    assert db.verify().ok
+
+def weights(step):
+    weight = made(0, 20_000).bfloat16()
+    weight[step::50] *= 2
+    return weight
+
+def save(db, step, **how):
+    state = {"w": weights(step), "own": made(step, LENGTH)}
+    return db.checkpoints.save("run", state, step=step, rng=False, **how)
+
+db, kept = TensorStorage(folder), []
+for step in range(3):
+    save(db, step)
+    kept.append(("run", step))
+wal = os.path.join(folder, "catalog.duckdb.wal")
+limit(LIMIT_NBYTES)
+failures = 0
+for step in range(3, 40):
+    try:
+        if step % 2:
+            save(db, step)
+        else:
+            save(db, step, async_=True).wait()
+        kept.append(("run", step))
+    except StorageFullError as error:
+        assert "free" in str(error), error
+        failures += 1
+        check(db, kept)
+    if failures == 3:
+        break
+assert failures == 3, failures
+limit(None)
+for step in range(40, 43):
+    save(db, step)
+    kept.append(("run", step))
+check(db, kept)
+db.maintenance.gc()
+report = db.checkpoints.prune("run", keep_last=2)
+kept = kept[-2:]
+db.close()
+with TensorStorage(folder) as db:
+    check(db, kept)
+"""
+)
+
+
+def test_a_checkpoint_that_does_not_fit_is_an_error_and_those_before_it_stay(tmp_path: Path) -> None:
+    rooms = [(40_000, "700_000"), (20, "os.path.getsize(wal) + 5000")]  # the segment is full, and the catalog is
+    codes = [CHECKPOINTS.replace("LENGTH", str(size)).replace("LIMIT_NBYTES", room) for size, room in rooms]
+    run_each(codes, tmp_path)

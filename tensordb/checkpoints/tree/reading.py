@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from tensordb.checkpoints.containers import MAPPINGS, MAX_DEPTH, METADATA, SEQUENCES, SETS, TENSOR
-from tensordb.checkpoints.paths import Attribute, Path
-from tensordb.checkpoints.values import BY_CODE, FAILURES
-from tensordb.checkpoints.wire import ATOMS, Mark, number_of
-from tensordb.checkpoints.writing import check_key
+from tensordb.checkpoints.tree.containers import MAPPINGS, MAX_DEPTH, METADATA, SEQUENCES, SETS, TENSOR
+from tensordb.checkpoints.tree.paths import Attribute, Path
+from tensordb.checkpoints.tree.values import BY_CODE, FAILURES
+from tensordb.checkpoints.tree.wire import ATOMS, Mark, number_of
+from tensordb.checkpoints.tree.writing import check_key
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 
 PRUNED: Any = object()

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from tensordb.checkpoints.containers import CODES, TENSOR
 from tensordb.checkpoints.tree import flatten, unflatten
-from tensordb.checkpoints.values import BY_CODE
-from tensordb.checkpoints.wire import Mark, unpack
+from tensordb.checkpoints.tree.containers import CODES, TENSOR
+from tensordb.checkpoints.tree.values import BY_CODE
+from tensordb.checkpoints.tree.wire import Mark, unpack
 from tensordb.tensors import snapshot
-from tests.checkpoints.trees import assert_same
+
+from .trees import assert_same
 
 GOLDEN = Path(__file__).with_name("golden") / "tree-1.bin"
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from tensordb.checkpoints.containers import TENSOR
-from tensordb.checkpoints.leaves import Leaf, part_names
-from tensordb.checkpoints.objects import (
+from tensordb.checkpoints.tree.containers import TENSOR
+from tensordb.checkpoints.tree.leaves import Leaf, part_names
+from tensordb.checkpoints.tree.objects import (
     Deferred,
     ObjectLoader,
     TensorObject,
@@ -24,11 +24,11 @@ from tensordb.checkpoints.objects import (
     leaf_suffix,
     to_plain,
 )
-from tensordb.checkpoints.paths import Path, name_of, unique_names
-from tensordb.checkpoints.reading import PRUNED, TreeReader
-from tensordb.checkpoints.sharing import Source, share
-from tensordb.checkpoints.wire import mark, pack, unpack
-from tensordb.checkpoints.writing import TreeWriter
+from tensordb.checkpoints.tree.paths import Path, name_of, unique_names
+from tensordb.checkpoints.tree.reading import PRUNED, TreeReader
+from tensordb.checkpoints.tree.sharing import Source, share
+from tensordb.checkpoints.tree.wire import mark, pack, unpack
+from tensordb.checkpoints.tree.writing import TreeWriter
 from tensordb.errors import IntegrityError
 
 __all__ = ["Flattened", "Leaf", "flatten", "tensor_paths", "unflatten", "unflatten_values"]

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from tensordb.checkpoints import shards
 from tensordb.checkpoints.gathering import gathered, is_shared
-from tensordb.checkpoints.memory import reach
-from tensordb.checkpoints.shards import Sharded
-from tensordb.checkpoints.values import FAILURES, numpy_dtype
+from tensordb.checkpoints.tree import shards
+from tensordb.checkpoints.tree.memory import reach
+from tensordb.checkpoints.tree.shards import Sharded
+from tensordb.checkpoints.tree.values import FAILURES, numpy_dtype
 from tensordb.errors import IntegrityError, InvalidInputError
 from tensordb.model import TensorSpec
 from tensordb.tensors import dtype_name, plain, view_of

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tensordb.checkpoints.leaves import DENSE, Parts, check_form, part_names, put_together
-from tensordb.checkpoints.sharing import Reference, View
+from tensordb.checkpoints.tree.leaves import DENSE, Parts, check_form, part_names, put_together
+from tensordb.checkpoints.tree.sharing import Reference, View
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.tensors import dtype_from_name
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tensordb.checkpoints import memory
-from tensordb.checkpoints.tree import flatten, tensor_paths
-from tests.checkpoints.trees import assert_same, back, bits, names
+from tensordb.checkpoints.tree import flatten, memory, tensor_paths
+
+from .trees import assert_same, back, bits, names
 
 
 def share_memory(one, other):

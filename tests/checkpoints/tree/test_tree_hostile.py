@@ -19,11 +19,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tensordb.checkpoints.containers import MAX_DEPTH
 from tensordb.checkpoints.tree import flatten, tensor_paths, unflatten
-from tensordb.checkpoints.wire import MAX_NBYTES
+from tensordb.checkpoints.tree.containers import MAX_DEPTH
+from tensordb.checkpoints.tree.wire import MAX_NBYTES
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
-from tests.checkpoints.trees import back
+
+from .trees import back
 
 Point = namedtuple("Point", "x y")
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from tensordb.checkpoints.tree import flatten
-from tests.checkpoints.trees import assert_same, back, names
+
+from .trees import assert_same, back, names
 
 
 def model():

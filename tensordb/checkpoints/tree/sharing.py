@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tensordb.checkpoints.memory import Extent, overlapping, span_of
+from tensordb.checkpoints.tree.memory import Extent, overlapping, span_of
 from tensordb.tensors import dtype_name
 
 

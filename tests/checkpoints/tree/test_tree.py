@@ -19,7 +19,8 @@ from torch import nn
 
 from tensordb.checkpoints.tree import flatten, tensor_paths, unflatten
 from tensordb.tensors import dtype_from_name
-from tests.checkpoints.trees import assert_same, back, bits, names
+
+from .trees import assert_same, back, bits, names
 
 NAN = struct.unpack("<d", struct.pack("<Q", 0x7FF8_0000_DEAD_BEEF))[0]
 

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from tensordb.checkpoints import shards, wire
-from tensordb.checkpoints.leaves import put_together
-from tensordb.checkpoints.shards import Sharded
-from tensordb.checkpoints.tree import flatten, tensor_paths, unflatten, unflatten_values
+from tensordb.checkpoints.tree import flatten, shards, tensor_paths, unflatten, unflatten_values, wire
+from tensordb.checkpoints.tree.leaves import put_together
+from tensordb.checkpoints.tree.shards import Sharded
 from tensordb.errors import IntegrityError
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tensordb.checkpoints.containers import CODES, MAPPINGS, MAX_DEPTH, METADATA, SEQUENCES, SETS
-from tensordb.checkpoints.leaves import Parts, take_apart
-from tensordb.checkpoints.paths import Attribute, Path, name_of
-from tensordb.checkpoints.shards import Sharded
-from tensordb.checkpoints.values import BY_TYPE, KEYS, Kind
-from tensordb.checkpoints.wire import ATOMS, check_size, mark, pack
+from tensordb.checkpoints.tree.containers import CODES, MAPPINGS, MAX_DEPTH, METADATA, SEQUENCES, SETS
+from tensordb.checkpoints.tree.leaves import Parts, take_apart
+from tensordb.checkpoints.tree.paths import Attribute, Path, name_of
+from tensordb.checkpoints.tree.shards import Sharded
+from tensordb.checkpoints.tree.values import BY_TYPE, KEYS, Kind
+from tensordb.checkpoints.tree.wire import ATOMS, check_size, mark, pack
 from tensordb.errors import InvalidInputError
 
 MAX_KEY_BITS = 1024  # beyond some thousands an integer has no text by default, and so no name
