@@ -8,7 +8,7 @@ _collecting = _gc.isenabled()
 _gc.disable()
 try:
     from tensordb.checkpoints.background import PendingCheckpoint
-    from tensordb.checkpoints.checkpoint import Checkpoint
+    from tensordb.checkpoints.checkpoint import Checkpoint, CheckpointList
     from tensordb.checkpoints.diff import CheckpointDiff, TensorDiff
     from tensordb.checkpoints.loading import LazyTensor
     from tensordb.checkpoints.restoring import LoadReport
@@ -54,6 +54,7 @@ __all__ = [
     "AlreadyExistsError",
     "Checkpoint",
     "CheckpointDiff",
+    "CheckpointList",
     "CheckpointNotFoundError",
     "CompressionConfig",
     "CompressionStats",
