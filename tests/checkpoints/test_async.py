@@ -78,12 +78,12 @@ def test_training_goes_on_while_its_state_is_written(tmp_path: Path) -> None:
 
 def test_a_copy_is_made_only_when_the_one_before_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may_write, begun, copies = threading.Event(), threading.Semaphore(0), []
-    commit = saving._Writing._commit
+    commit = saving.commit
 
-    def late(self: saving._Writing, *arguments: Any) -> Any:
+    def late(*arguments: Any) -> Any:
         begun.release()
         assert may_write.wait(PATIENCE)
-        return commit(self, *arguments)
+        return commit(*arguments)
 
     class Counted:
         def state_dict(self) -> dict[str, torch.Tensor]:
@@ -93,7 +93,7 @@ def test_a_copy_is_made_only_when_the_one_before_is_written(tmp_path: Path, monk
         def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
             raise AssertionError("nobody loads")
 
-    monkeypatch.setattr(saving._Writing, "_commit", late)
+    monkeypatch.setattr(saving, "commit", late)
     with TensorStorage(tmp_path) as db:
         first = db.checkpoints.save("run", state={"counted": Counted()}, step=1, async_=True)
         assert begun.acquire(timeout=PATIENCE)
