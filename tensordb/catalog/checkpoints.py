@@ -221,6 +221,13 @@ def by_number(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> list[Ch
     return [CheckpointRow(*row) for row in rows.fetchall()]
 
 
+def count(con: duckdb.DuckDBPyConnection, run_id: int | None) -> int:
+    """Return how many checkpoints a run has, or all."""
+    return int(
+        scalar(con.execute("SELECT count(*) FROM tensordb.checkpoints WHERE run_id = coalesce(?, run_id)", [run_id]))
+    )
+
+
 def of_run(con: duckdb.DuckDBPyConnection, run_id: int | None) -> list[CheckpointRow]:
     """Return the checkpoints of a run, or of all, oldest first."""
     if run_id is None:

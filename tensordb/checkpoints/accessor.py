@@ -167,7 +167,7 @@ class Checkpoints:
                     f"saving {run!r} with async_=True cannot be a part of a transaction; save without async_ inside it"
                 )
             return self._background.start(lambda: partial(save, self._db, copied()))
-        self._background.settle()
+        self._settle()
         flattened = flat()
         write = partial(save, self._db, Request(facts, flattened.leaves, flattened.document, configs))
         return on_first_rank(write) if flattened.gathered else write()
@@ -179,7 +179,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until what is saved in the background is durable; raise what went wrong with it."""
-        self._background.settle()
+        self._settle()
+
+    def _settle(self) -> None:
+        # What another thread saves meanwhile waits for the end of this thread's transaction, and not the reverse.
+        if not self._db.catalog.in_own_transaction:
+            self._background.settle()
 
     def load(
         self,
@@ -224,6 +229,8 @@ class Checkpoints:
             lazy = False
         wanted = selection(keys if keys is not None or targets is None else list(targets))
         tree, row = self._read(run_or_id, step, which, metric, mode, wanted, map_location, lazy)
+        if tree is None:
+            raise InvalidInputError(f"the checkpoint has nothing named {keys!r}; names begin with a role: 'model.…'")
         if targets is None:
             return tree
         missing, unexpected = compare(tree, targets, wanted)
@@ -296,23 +303,23 @@ class Checkpoints:
         mode: Mode = "min",
     ) -> Checkpoint:
         """Return a checkpoint without its tensors; arguments as for `load`."""
-        self._background.settle()
+        self._settle()
         with self._db.catalog.read() as con:
             return from_row(history.find(con, run_or_id, step=step, which=which, metric=metric, mode=mode))
 
     def runs(self) -> Names:
         """Return the names of all runs, oldest first."""
-        self._background.settle()
+        self._settle()
         return history.run_names(self._db)
 
     def list(self, run: str | None = None) -> CheckpointList:
         """Return the checkpoints of a run, or of all, oldest first."""
-        self._background.settle()
+        self._settle()
         return history.listed(self._db, run)
 
     def best(self, metric: str, run: str | None = None, *, mode: Mode = "min") -> Checkpoint:
         """Return the checkpoint with the smallest (or with ``mode="max"`` largest) metric, of a run or of all."""
-        self._background.settle()
+        self._settle()
         return history.best(self._db, metric, run, mode)
 
     def log(self, run_or_id: str | Checkpoint | None = None) -> CheckpointList:
@@ -321,7 +328,7 @@ class Checkpoints:
         Args:
             run_or_id: None for the newest checkpoint of all runs.
         """
-        self._background.settle()
+        self._settle()
         return history.log(self._db, run_or_id)
 
     def diff(self, a: Side, b: Side, *, keys: str | Sequence[str] | None = None, values: bool = True) -> CheckpointDiff:
@@ -341,7 +348,7 @@ class Checkpoints:
             CheckpointNotFoundError: There is no such checkpoint.
             IntegrityError: Stored bytes are damaged; the message names the tensor.
         """
-        self._background.settle()
+        self._settle()
         return compare_checkpoints(self._db, a, b, keys=keys, values=values)
 
     def tag(
@@ -354,12 +361,12 @@ class Checkpoints:
         force: bool = False,
     ) -> Checkpoint:
         """Give a checkpoint a name within its run, so that `prune` keeps it; `force` moves a name that is taken."""
-        self._background.settle()
+        self._settle()
         return history.tag(self._db, run_or_id, tag, step=step, which=which, force=force)
 
     def untag(self, run: str, tag: str) -> None:
         """Delete a tag; its checkpoint stays."""
-        self._background.settle()
+        self._settle()
         history.untag(self._db, run, tag)
 
     def fork(self, run_or_id: str | Checkpoint, step: int | None, new_run: str, *, which: str = "latest") -> Checkpoint:
@@ -374,17 +381,17 @@ class Checkpoints:
         Raises:
             AlreadyExistsError: There is a run of the new name.
         """
-        self._background.settle()
+        self._settle()
         return history.fork(self._db, run_or_id, new_run, step=step, which=which)
 
     def delete(self, run_or_id: str | Checkpoint, *, step: int | None = None, which: str = "latest") -> Checkpoint:
         """Delete one checkpoint with its tags, and return what it was; what others share with it stays readable."""
-        self._background.settle()
+        self._settle()
         return history.delete(self._db, run_or_id, step=step, which=which)
 
     def delete_run(self, run: str) -> int:
         """Delete a run with all its checkpoints and tags, and return how many there were."""
-        self._background.settle()
+        self._settle()
         return history.delete_run(self._db, run)
 
     def prune(
@@ -411,7 +418,7 @@ class Checkpoints:
             keep_within: Keep those not older than this.
             dry_run: Only say what would be removed.
         """
-        self._background.settle()
+        self._settle()
         retention = Retention(keep_last, keep_best, metric, mode, keep_every, keep_within)
         return prune(self._db, run, retention, dry_run=dry_run)
 
@@ -430,7 +437,7 @@ class Checkpoints:
         device: Any,
         lazy: bool,
     ) -> tuple[Any, Checkpoint]:
-        self._background.settle()
+        self._settle()
         with self._db.catalog.read() as con:
             row = history.find(con, run_or_id, step=step, which=which, metric=metric, mode=mode)
             opened = open_checkpoint(self._db, con, row, wanted)

@@ -99,13 +99,22 @@ class Background:
                 previous._done.wait()
                 self._current = None
                 if not previous._seen:
-                    previous.wait()
+                    _raise_late(previous)
             write = copy()
             pending = PendingCheckpoint()
             thread = threading.Thread(target=_run, args=(pending, write), name="tensordb-checkpoint")
             thread.start()
             self._current = pending
             return pending
+
+
+def _raise_late(failed: PendingCheckpoint) -> None:
+    """Raise what went wrong with the checkpoint before, if anything did."""
+    try:
+        failed.wait()
+    except BaseException as error:
+        error.add_note("This is about the checkpoint saved before; the one asked for now was not saved either.")
+        raise
 
 
 def _run(pending: PendingCheckpoint, write: Callable[[], Checkpoint]) -> None:

@@ -103,7 +103,9 @@ class Opened:
 
         def work(position: int) -> None:
             name = f"tensor {self.names[position]!r} of checkpoint step {self.row.step} of run {self.row.run!r}"
-            decoded[position] = _placed(db.sources.decode(name, self.sources[position]), device)
+            # The states of generators live on the CPU, wherever what they draw does.
+            place = None if self.names[position].startswith("rng.") else device
+            decoded[position] = _placed(db.sources.decode(name, self.sources[position]), place)
 
         positions = list(self.sources)
         sizes = [nbytes_of(self.sources[position].reader.spec) for position in positions]

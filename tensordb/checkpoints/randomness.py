@@ -29,7 +29,7 @@ def restore(states: Mapping[str, Any]) -> None:
     if "numpy" in states:
         np.random.set_state(states["numpy"])
     if "torch" in states:
-        torch.set_rng_state(states["torch"])
+        torch.set_rng_state(states["torch"].cpu())
     if "cuda" in states and torch.cuda.is_available():
         for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(state, device)
+            torch.cuda.set_rng_state(state.cpu(), device)

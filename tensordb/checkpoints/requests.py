@@ -88,7 +88,7 @@ def check_step(step: Any) -> int | None:
     if step is None:
         return None
     try:
-        number = int(step.item()) if hasattr(step, "item") else step
+        number = step.item() if hasattr(step, "item") else step
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"step is {step!r}, which is no single number; give an int from 0") from error
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < _MOST_STEPS:

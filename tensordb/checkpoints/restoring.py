@@ -1,6 +1,6 @@
 """Putting a loaded state back into modules, optimizers and whatever else has one.
 
-Everything that can be checked is checked before anything is changed.
+What can be told beforehand is checked before anything is changed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def compare(
         wanted: Tells which names were asked for, None for all.
 
     Raises:
-        InvalidInputError: The checkpoint has no state for a target, or tensors of other shapes than a module.
+        InvalidInputError: The checkpoint has no state for a target, tensors of other shapes than a module, or other
+            parameter groups than an optimizer; or a target has no state to load.
     """
     lacking = [role for role in targets if role not in tree]
     if lacking:
@@ -80,6 +81,11 @@ def compare(
             names = [f"{role}.{key}" for key in there if key not in given]
             missing += [name for name in names if wanted is None or wanted(name)]
             unexpected += [f"{role}.{key}" for key in given if key not in there]
+        elif role == "state" and isinstance(target, Mapping):
+            for key, each in target.items():
+                _check_target(f"state[{key!r}]", each, _entry(tree[role], key))
+        else:
+            _check_target(role, target, tree[role])
     return tuple(missing), tuple(unexpected)
 
 
@@ -106,22 +112,47 @@ def load_states(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> None:
 
 def _load_each(targets: Mapping[str, Any], states: Any) -> None:
     for key, target in targets.items():
-        if not isinstance(states, Mapping) or key not in states:
-            there = ", ".join(map(repr, states)) if isinstance(states, Mapping) else type(states).__name__
-            raise InvalidInputError(f"the checkpoint's state has no {key!r} (it has: {there}); leave it out")
         _load(f"state[{key!r}]", target, states[key])
+
+
+def _entry(states: Any, key: Any) -> Any:
+    if not isinstance(states, Mapping) or key not in states:
+        there = ", ".join(map(repr, states)) if isinstance(states, Mapping) else type(states).__name__
+        raise InvalidInputError(f"the checkpoint's state has no {key!r} (it has: {there}); leave it out")
+    return states[key]
+
+
+def _check_target(what: str, target: Any, state: Any) -> None:
+    """Raise InvalidInputError for what cannot take a state, as far as that can be told before it is tried."""
+    if isinstance(target, torch.Generator):
+        if not isinstance(state, Mapping) or not isinstance(state.get("generator"), torch.Tensor):
+            raise InvalidInputError(f"{what} is a generator, and the checkpoint has none there; leave it out")
+    elif not has_state(target):
+        raise InvalidInputError(f"{what} is a {type(target).__name__} without load_state_dict(); load it as a dict")
+    elif isinstance(target, torch.optim.Optimizer):
+        given = _group_sizes(state.get("param_groups") if isinstance(state, Mapping) else None)
+        there = _group_sizes(target.param_groups)
+        if given != there:
+            raise InvalidInputError(
+                f"{what} has parameter groups of {there} parameters, the checkpoint's of {given}; nothing was loaded; "
+                "make the optimizer as it was made when it was saved"
+            )
+
+
+def _group_sizes(groups: Any) -> list[int] | None:
+    return [len(group["params"]) for group in groups] if isinstance(groups, list) else None
 
 
 def _load(what: str, target: Any, state: Any) -> None:
     if isinstance(target, torch.Generator):
-        target.set_state(state["generator"])
+        target.set_state(state["generator"].cpu())
         return
-    if not has_state(target):
-        raise InvalidInputError(f"{what} is a {type(target).__name__} without load_state_dict(); load it as a dict")
     try:
         target.load_state_dict(state)
     except (ValueError, KeyError, RuntimeError) as error:
-        raise InvalidInputError(f"{what} does not take the checkpoint's state: {error}") from error
+        raise InvalidInputError(
+            f"{what} does not take the checkpoint's state, others may be loaded already: {error}"
+        ) from error
     if isinstance(target, torch.optim.Optimizer):
         _keep_dtypes(target, state)
 
@@ -145,6 +176,9 @@ def _check_shapes(role: str, there: Mapping[str, Any], given: Any) -> None:
         for key, value in given.items()
         if isinstance(value, torch.Tensor) and _has_shape(there.get(key)) and value.shape != there[key].shape
     ]
+    meta = [f"{role}.{key}" for key, value in there.items() if isinstance(value, torch.Tensor) and value.is_meta]
+    if meta:
+        raise InvalidInputError(f"{_some(meta)} of the module is on meta, with no memory; call to_empty(device=…)")
     if wrong:
         raise InvalidInputError(f"checkpoint and module do not fit, so nothing was loaded: {_some(wrong)}")
 

@@ -5,9 +5,10 @@ Pure functions of bytes: no I/O, no state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tensordb.encoding.identity import content_id, object_id
 from tensordb.encoding.lossy import Stored, quantize_where_possible
 from tensordb.encoding.plans import Codes, Plan
 from tensordb.encoding.presets import CompressionConfig
+from tensordb.encoding.sealing import Seal
 from tensordb.encoding.workers import start
 from tensordb.errors import InvalidInputError
 from tensordb.model import Encoding, TensorSpec
@@ -47,6 +49,7 @@ class EncodedTensor:
         content_id: 32 bytes that equal tensors share however they are compressed: BLAKE3 over the quantized tensor.
         object_id: 16 bytes that identify the content under this scheme.
         base_id: Content id of the base that it is stored as a difference from, None if it is stored by itself.
+        seal: Tells whether the tensor was changed since it was hashed, which buffers that alias it would show.
     """
 
     spec: TensorSpec
@@ -56,6 +59,7 @@ class EncodedTensor:
     content_id: bytes
     object_id: bytes
     base_id: bytes | None = None
+    seal: Seal | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,7 @@ class Prepared:
         content_id: Returns the content id, for which a large tensor is hashed in the background from the beginning.
         config: What applies to this tensor.
         base: What it may be stored as a difference from.
+        seal: Tells whether the codes were changed since they were hashed; None where nobody else has them.
     """
 
     stored: Stored
@@ -77,6 +82,7 @@ class Prepared:
     content_id: Callable[[], bytes]
     config: CompressionConfig
     base: Base | None = None
+    seal: Seal | None = None
 
     @cached_property
     def plans(self) -> tuple[Plan, ...]:
@@ -123,10 +129,15 @@ class Prepared:
 
     def _encoded(self, result: Assembled) -> EncodedTensor:
         frames, content = result.frames, self.content_id()
+        if self.seal is not None:
+            self.seal.check()
         encoding = describe(result.descriptor, self.stored.quantizer, result.plan, frames.nbytes)
         identity = object_id(content, result.packed)
         base = result.plan.filter.base if isinstance(result.plan.filter, Delta) else None
-        return EncodedTensor(self.stored.spec, tuple(frames.buffers), frames.nbytes, encoding, content, identity, base)
+        buffers = tuple(frames.buffers)
+        return EncodedTensor(
+            self.stored.spec, buffers, frames.nbytes, encoding, content, identity, base, None if base else self.seal
+        )
 
 
 def encode(
@@ -152,6 +163,7 @@ def encode(
     Raises:
         InvalidInputError: if a page has no dimension, its records are too large, or it is given a base; or if the
             shape has more than 64 dimensions or the product of those that are not 0 exceeds 2**60.
+        ConflictError: if another thread changed the tensor meanwhile.
     """
     return prepare(tensor, config, page=page, base=base, name=name).encode()
 
@@ -182,9 +194,10 @@ def prepare(
     config = config.for_tensor(name, replace(spec, shape=spec.shape[1:]) if page else spec)
     stored = quantize_where_possible(tensor, config, page)
     codes = byte_view(stored.codes)
+    seal = Seal(codes) if stored.quantizer is None else None
     hashing = start if codes.nbytes >= _HASHED_APART else _at_once
-    content = hashing(lambda: _content_id(stored, codes))
-    return Prepared(stored, codes, chunk_of(stored), content, config, base)
+    content = hashing(lambda: _content_id(stored, [codes] if seal is None else seal.pieces()))
+    return Prepared(stored, codes, chunk_of(stored), content, config, base, seal)
 
 
 def _codes_of(stored: Stored, data: Any) -> Codes:
@@ -198,7 +211,7 @@ def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
     return lambda: result
 
 
-def _content_id(stored: Stored, codes: NDArray[np.uint8]) -> bytes:
+def _content_id(stored: Stored, codes: Iterable[NDArray[np.uint8]]) -> bytes:
     exceptions = len(stored.exceptions) if stored.exceptions else 0
     descriptor = Descriptor(stored.spec, stored.page, stage_record(stored.quantizer), exceptions=exceptions)
-    return content_id(descriptor, [codes, *(data for data, _ in stored.arrays())])
+    return content_id(descriptor, chain(codes, (data for data, _ in stored.arrays())))

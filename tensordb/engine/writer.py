@@ -93,7 +93,7 @@ class ObjectWriter:
             return header
 
         location = self._payloads.append_growing(prepared.lead or 0, prepared.most, produce)
-        return None if location is None else Stored(replace(made[0], buffers=()), location)
+        return None if location is None else Stored(replace(made[0], buffers=(), seal=None), location)
 
     def _stays_whole(self, encoded: EncodedTensor) -> bool:
         """Tell whether a payload is for the record's row, or kept in case the equal object goes before it is named."""
@@ -104,7 +104,9 @@ class ObjectWriter:
         if known:
             return Stored(encoded, None)
         location = self._payloads.append(encoded.buffers)
-        return Stored(replace(encoded, buffers=()), location)  # what is written need not stay in memory
+        if encoded.seal is not None and encoded.encoding.compression == "none":  # then the buffers alias the tensor
+            encoded.seal.check()
+        return Stored(replace(encoded, buffers=(), seal=None), location)  # what is written need not stay in memory
 
     def name(
         self,

@@ -118,7 +118,9 @@ def verify_checkpoints(db: Database, run: str | None) -> VerifyReport:
 def _verify_checkpoints(db: Database, run: str | None = None) -> tuple[int, set[bytes], list[DamagedTensor]]:
     """Return how many checkpoints there are, the objects that they name, and the tensors that are damaged."""
     with db.catalog.read() as con:
-        named = checkpoints.named_tensors(con, None if run is None else _run_id(con, run))
+        run_id = None if run is None else _run_id(con, run)
+        named = checkpoints.named_tensors(con, run_id)
+        count = checkpoints.count(con, run_id)
     by_object: dict[bytes, list[NamedTensor]] = {}
     for each in named:
         by_object.setdefault(each.object_id, []).append(each)
@@ -131,7 +133,7 @@ def _verify_checkpoints(db: Database, run: str | None = None) -> tuple[int, set[
         for object_id, error in _damage_among(db, wanted, checkpoints.still_named)
         for each in by_object[object_id]
     ]
-    return len({each.number for each in named}), set(by_object), damaged
+    return count, set(by_object), damaged
 
 
 def _run_id(con: duckdb.DuckDBPyConnection, name: str) -> int:

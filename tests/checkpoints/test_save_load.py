@@ -320,3 +320,43 @@ def test_every_lossless_preset_keeps_every_bit(db: TensorStorage, preset: str) -
     db.checkpoints.save("run", state, preset=preset, rng=False)
     db.checkpoints.save("run", state, preset=preset, rng=False)
     assert_same(db.checkpoints.load("run")["model"], state)
+
+
+def test_states_of_generators_stay_on_the_cpu_wherever_tensors_go(db: TensorStorage) -> None:
+    generator = torch.Generator().manual_seed(3)
+    db.checkpoints.save("run", {"w": torch.ones(3)}, state={"generator": generator})
+    tree = db.checkpoints.load("run", map_location="meta")
+    assert tree["model"]["w"].is_meta
+    assert not tree["rng"]["torch"].is_meta
+
+
+def test_an_optimizer_or_a_state_that_does_not_fit_leaves_the_model_as_it_was(db: TensorStorage) -> None:
+    training = Training()
+    training.step()
+    db.checkpoints.save("run", training.model, **training.parts(), state={"epoch": 3})
+    other = Training(seed=4)
+    before = {key: value.clone() for key, value in other.model.state_dict().items()}
+    grouped = torch.optim.AdamW([{"params": [each]} for each in other.model.parameters()])
+    for targets in (
+        {"optimizer": grouped},
+        {"optimizer": other.optimizer, "state": {"sampler": other.scheduler}},
+        {"state": {"epoch": torch.Generator()}},
+        {"state": {"epoch": 3}},
+    ):
+        with pytest.raises(InvalidInputError):
+            db.checkpoints.load("run", into={"model": other.model, **targets})
+        assert_same(dict(other.model.state_dict()), before)
+
+
+def test_a_module_without_memory_is_refused(db: TensorStorage) -> None:
+    db.checkpoints.save("run", nn.Linear(2, 2))
+    with pytest.raises(InvalidInputError, match="to_empty"):
+        db.checkpoints.load("run", into=nn.Linear(2, 2, device="meta"))
+
+
+def test_keys_that_name_nothing_are_an_error_that_says_so(db: TensorStorage) -> None:
+    model = nn.Linear(2, 2)
+    db.checkpoints.save("run", model)
+    for into in (None, model):
+        with pytest.raises(InvalidInputError, match="'modle'"):
+            db.checkpoints.load("run", into=into, keys="modle")
