@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tensordb.catalog import checkpoints, objects
@@ -95,15 +95,21 @@ class Retention:
 def prune(db: Database, run: str, retention: Retention, *, dry_run: bool) -> PruneReport:
     """Delete the checkpoints of a run that `retention` does not keep, in one transaction."""
     with db.catalog.read() if dry_run else db.catalog.write(f"pruning {run!r}") as con:
-        run_id = run_of(con, run).run_id
-        rows = checkpoints.of_run(con, run_id)
+        rows = checkpoints.of_run(con, run_of(con, run).run_id)
         keep = retention.kept(rows, dt.datetime.now(dt.UTC).replace(tzinfo=None))
         gone = [row for row in rows if row.number not in keep]
         if dry_run:
             freed = objects.freed_by(con, checkpoints.references(con, [row.number for row in gone]))
         else:
             freed = remove(con, gone)
-            rows = checkpoints.of_run(con, run_id)  # whose parents are gone have others now
-    removed = tuple(map(from_row, gone))
-    kept = tuple(from_row(row) for row in rows if row.number in keep)
-    return PruneReport(removed, kept, freed, dry_run)
+    parents = {row.number: row.parent for row in gone}
+    kept = tuple(from_row(_adopted(row, parents)) for row in rows if row.number in keep)
+    return PruneReport(tuple(map(from_row, gone)), kept, freed, dry_run)
+
+
+def _adopted(row: CheckpointRow, gone: Mapping[int, int | None]) -> CheckpointRow:
+    """Return a checkpoint with the parent that it has once others are gone."""
+    parent = row.parent
+    while parent in gone:
+        parent = gone[parent]
+    return row._replace(parent=parent)
