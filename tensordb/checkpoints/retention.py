@@ -110,6 +110,6 @@ def prune(db: Database, run: str, retention: Retention, *, dry_run: bool) -> Pru
 def _adopted(row: CheckpointRow, gone: Mapping[int, int | None]) -> CheckpointRow:
     """Return a checkpoint with the parent that it has once others are gone."""
     parent = row.parent
-    while parent in gone:
+    while parent is not None and parent in gone:
         parent = gone[parent]
     return row._replace(parent=parent)

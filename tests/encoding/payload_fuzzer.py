@@ -92,9 +92,7 @@ def read(reader: PayloadReader, chance: random.Random) -> None:
     named = outcome(reader.content_id) is not None
     # A difference is sound by itself, and cannot be decoded without its base.
     alone = reader.base_id is None
-    assert not (sound and alone) or (whole is not None and named), (
-        "verify() found nothing wrong with what cannot be read"
-    )
+    assert not (sound and alone) or (whole is not None and named), "verify() passed what cannot be read"
     with contextlib.suppress(InvalidInputError):  # compressed: no bytes to alias
         assert outcome(reader.view) in (whole, None)
     read_part(reader, whole, chance)
