@@ -124,7 +124,8 @@ class Checkpoints:
             scaler: A gradient scaler.
             state: Any nested state: dicts, lists, tuples, tensors, arrays, numbers, text, bytes, datetimes. What has a
                 ``state_dict()`` at its top (samplers, loaders) and generators give theirs.
-            step: An int from 0. Of several checkpoints of one step the newest is loaded.
+            step: An int from 0; without it, that of the checkpoint is None when it is resumed. Of several checkpoints
+                of one step the newest is loaded.
             epoch: A number from 0.
             metrics: Numbers by name.
             metadata: JSON-like values by name.
@@ -214,7 +215,7 @@ class Checkpoints:
                 ``["model.encoder.*", "optimizer"]``.
             map_location: Device of the tensors (default: the CPU).
             strict: Raise when module and checkpoint differ in names, before anything is changed.
-            lazy: Return `LazyTensor` objects, which read when they are asked to.
+            lazy: Return `LazyTensor` objects, which read by ``.load()`` or ``[index]``.
 
         Returns:
             The state, ``{"model": …, "optimizer": …}`` with what was saved; with `into` a `LoadReport`.
@@ -230,7 +231,8 @@ class Checkpoints:
         wanted = selection(keys if keys is not None or targets is None else list(targets))
         tree, row = self._read(run_or_id, step, which, metric, mode, wanted, map_location, lazy)
         if tree is None:
-            raise InvalidInputError(f"the checkpoint has nothing named {keys!r}; names begin with a role: 'model.…'")
+            asked = keys if keys is not None else list(targets or ())
+            raise InvalidInputError(f"the checkpoint has nothing named {asked!r}; names begin with a role: 'model.…'")
         if targets is None:
             return tree
         missing, unexpected = compare(tree, targets, wanted)
@@ -256,7 +258,10 @@ class Checkpoints:
         map_location: torch.device | str | None = None,
         strict: bool = True,
     ) -> Checkpoint | None:
-        """Put a training back to where a checkpoint was saved, generators included.
+        """Put a training back to where a checkpoint was saved, global generators included.
+
+        What was saved and is not given here is left alone. A plain ``DataLoader`` does not keep its place in an epoch:
+        save between epochs, or give a loader that has a state; generators of your own go into `state`.
 
         Args:
             run: The run.

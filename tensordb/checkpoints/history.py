@@ -83,7 +83,9 @@ def ranked_by(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, wher
     if metric is None:
         if len(names) != 1:
             listed = ", ".join(map(repr, names)) or "none"
-            raise InvalidInputError(f"which metric is best is not said (the checkpoints have: {listed}); give metric=")
+            raise InvalidInputError(
+                f"which metric is best is not said (there are: {listed}); give metric=, or the checkpoint of best()"
+            )
         metric = names[0]
     sign = 1 if mode == "min" else -1
     valued = [(sign * values[metric], -row.number, row) for values, row in metrics if _is_number(values.get(metric))]

@@ -137,10 +137,24 @@ def _check_target(what: str, target: Any, state: Any) -> None:
                 f"{what} has parameter groups of {there} parameters, the checkpoint's of {given}; nothing was loaded; "
                 "make the optimizer as it was made when it was saved"
             )
+        _check_kind(what, target, state["param_groups"])
+
+
+def _check_kind(what: str, target: torch.optim.Optimizer, groups: list[Any]) -> None:
+    """Raise InvalidInputError for the state of another kind of optimizer, which torch would take."""
+    for there, given in zip(target.param_groups, groups, strict=True):
+        ours, theirs = set(there) - set(given), set(given) - set(there)
+        if ours and theirs:  # a release of torch that adds a setting makes only one of them
+            raise InvalidInputError(
+                f"{what} is a {type(target).__name__} with {_some(sorted(ours))}, the checkpoint's has "
+                f"{_some(sorted(theirs))} instead, so it was of another kind; nothing was loaded"
+            )
 
 
 def _group_sizes(groups: Any) -> list[int] | None:
-    return [len(group["params"]) for group in groups] if isinstance(groups, list) else None
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) and "params" in group for group in groups):
+        return None
+    return [len(group["params"]) for group in groups]
 
 
 def _load(what: str, target: Any, state: Any) -> None:

@@ -87,6 +87,11 @@ class KeyConfigs:
 
 def state_tree(model: Any, *, optimizer: Any, scheduler: Any, scaler: Any, state: Any, rng: bool) -> dict[str, Any]:
     """Return the state of what was given, by role; what is None has none."""
+    for value, role in ((model, "model"), (scheduler, "scheduler"), (scaler, "scaler")):
+        if isinstance(value, torch.optim.Optimizer):
+            raise InvalidInputError(f"{role} is a {type(value).__name__}; give it as optimizer=")
+    if isinstance(optimizer, torch.nn.Module | torch.optim.lr_scheduler.LRScheduler):
+        raise InvalidInputError(f"optimizer is a {type(optimizer).__name__}; give it as model or scheduler=")
     given = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     tree = {role: state_of(value, role) for role, value in given.items() if value is not None}
     if state is not None:

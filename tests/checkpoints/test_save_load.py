@@ -360,3 +360,22 @@ def test_keys_that_name_nothing_are_an_error_that_says_so(db: TensorStorage) -> 
     for into in (None, model):
         with pytest.raises(InvalidInputError, match="'modle'"):
             db.checkpoints.load("run", into=into, keys="modle")
+
+
+def test_the_state_of_another_kind_of_optimizer_is_refused(db: TensorStorage) -> None:
+    training = Training()
+    training.step()
+    db.checkpoints.save("run", training.model, **training.parts())
+    other = torch.optim.SGD(training.model.parameters(), lr=0.5, momentum=0.9)
+    with pytest.raises(InvalidInputError, match=r"SGD .*another kind"):
+        db.checkpoints.resume("run", training.model, other)
+    assert other.param_groups[0]["lr"] == 0.5
+
+
+def test_parts_in_each_others_places_are_refused_when_they_are_saved(db: TensorStorage) -> None:
+    training = Training()
+    with pytest.raises(InvalidInputError, match="optimizer="):
+        db.checkpoints.save("run", training.optimizer)
+    with pytest.raises(InvalidInputError, match="scheduler="):
+        db.checkpoints.save("run", training.model, optimizer=training.scheduler)
+    assert db.checkpoints.runs() == []
