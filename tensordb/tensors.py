@@ -163,11 +163,12 @@ def snapshot(tensor: torch.Tensor, *, copy: bool = False) -> torch.Tensor:
 
 def owned(tensor: torch.Tensor) -> torch.Tensor:
     """Return a snapshot in memory of its own; a large one lies in huge pages if it can, which halves the time."""
-    with torch.no_grad():
-        detached = plain(tensor)
-        if detached.dtype == torch.complex32 or detached.is_conj() or detached.is_neg() or not detached.numel():
-            return snapshot(tensor, copy=True)
-        return empty(spec_of(detached)).copy_(detached)
+    detached = plain(tensor)
+    if detached.dtype == torch.complex32 or detached.is_conj() or detached.is_neg() or not detached.numel():
+        return snapshot(tensor, copy=True)
+    if detached.nbytes < HUGE_PAGE_NBYTES and detached.device.type == "cpu":
+        return detached.clone(memory_format=torch.contiguous_format)
+    return empty(spec_of(detached)).copy_(detached)
 
 
 def byte_view(tensor: torch.Tensor) -> Bytes:
