@@ -22,6 +22,7 @@ from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Database
 from tensordb.errors import InvalidInputError, NotFoundError, StoreError
 from tensordb.maintenance import Maintenance, VerifyReport
+from tensordb.payloads.files import make_folders
 from tensordb.weights.accessor import Weights
 
 if TYPE_CHECKING:
@@ -424,16 +425,7 @@ def _folder(storage_path: Any, read_only: bool) -> Path | None:
         return folder
     try:
         if not folder.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _sync_folder(folder.parent)  # or a power cut may take the new folder with all that is durable in it
+            make_folders(folder)
     except OSError as error:
         raise StoreError(f"the folder {str(folder)!r} cannot be created: {error}; choose another place") from error
     return folder
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

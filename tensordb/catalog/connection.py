@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import secrets
 import tempfile
@@ -17,7 +18,8 @@ from typing import Any, Final
 
 import duckdb
 
-from tensordb.errors import NotFoundError, StoreError
+from tensordb import files
+from tensordb.errors import NotFoundError, StorageFullError, StoreError
 
 _SETTINGS: Final[dict[str, Any]] = {
     "threads": 1,
@@ -31,6 +33,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     # Keeps `id IN (SELECT unnest(?))` a lookup by key for some thousand ids.
     "dynamic_or_filter_threshold": 4096,
 }
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PROCESS_TOKEN = secrets.token_hex(8)
 
 
@@ -61,14 +64,34 @@ def open_file(path: Path, *, writable: bool) -> duckdb.DuckDBPyConnection:
 def _create(path: Path) -> None:
     """Make an empty catalog at once or not at all: a kill must not leave a file that is no database."""
     unfinished = path.with_name(f"{path.name}.new")
-    unfinished.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        files.unlink(unfinished)
     duckdb.connect(str(unfinished), config=_settings(str(unfinished))).close()
-    os.replace(unfinished, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    files.rename(unfinished, path)
+    files.sync_directory(path.parent)
+
+
+def secure_log(path: Path) -> None:
+    """Make the catalog's write-ahead log where there is none, and its name durable: DuckDB syncs only its bytes.
+
+    Without, a power cut could take the file away with every commit in it.
+
+    Raises:
+        StoreError: The file system refuses; nothing was committed.
+    """
+    log = log_of(path)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        if not log.exists():
+            os.close(files.open_file(log, os.O_WRONLY | os.O_CREAT))
+        files.sync_directory(path.parent)
+    except OSError as error:
+        kind = StorageFullError if error.errno in _FULL else StoreError
+        raise kind(f"The log {str(log)!r} cannot be made durable: {error}; nothing was committed, repeat it") from error
+
+
+def log_of(path: Path) -> Path:
+    """Return where DuckDB keeps the write-ahead log of a catalog."""
+    return path.with_name(f"{path.name}.wal")
 
 
 def open_memory() -> duckdb.DuckDBPyConnection:

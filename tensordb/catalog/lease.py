@@ -87,6 +87,14 @@ class CatalogLease:
         """
         self._session.discard()
 
+    def secure_log(self) -> None:
+        """Have a commit that follows, in this `connection` block for writing, survive a power cut.
+
+        Raises:
+            StoreError: The file system refuses; nothing was committed.
+        """
+        self._session.secure_log()
+
     def close(self) -> None:
         """Close the connection and let the catalog go; a second call does nothing.
 

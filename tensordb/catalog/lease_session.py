@@ -18,7 +18,7 @@ from pathlib import Path
 
 import duckdb
 
-from tensordb.catalog.connection import disown, is_locked_out, leak, open_file, open_memory
+from tensordb.catalog.connection import disown, is_locked_out, leak, log_of, open_file, open_memory, secure_log
 from tensordb.catalog.lease_watcher import Watcher
 from tensordb.catalog.lock_thread import FairLock
 from tensordb.catalog.locks import CatalogLocks
@@ -56,7 +56,7 @@ class LeaseSession:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._writable = False
         self._depth = 0
-        self._doubtful = False
+        self._doubtful = self._log_secured = False
         self._opened_at = self._used_at = 0.0
         self._unusable = ""
         self._exiting = False
@@ -104,6 +104,13 @@ class LeaseSession:
     def discard(self) -> None:
         """Close the connection as soon as the block of this thread ends; one in memory has nothing to go back to."""
         self._doubtful = self._file is not None
+
+    def secure_log(self) -> None:
+        """Make durable that the write-ahead log is there, before the first commit that goes into it."""
+        # One that another process made may lack its durable name, had that process been killed before its commit.
+        if self._file is not None and not (self._log_secured and log_of(self._file).exists()):
+            secure_log(self._file)
+            self._log_secured = True
 
     def tend(self) -> float | None:
         """Do what an idle holder owes the others; returns the seconds to the next look, None when nothing is held."""
@@ -213,6 +220,7 @@ class LeaseSession:
                 self._locks.release()
             raise
         self._connection, self._writable = connection, write or self._file is None
+        self._log_secured = False
         self._opened_at = self._used_at = time.monotonic()
         self.epoch += 1
         if self._file is not None:
@@ -259,5 +267,5 @@ class LeaseSession:
         if self._connection is None or not self._writable or self._file is None:
             return
         with contextlib.suppress(OSError, duckdb.Error):  # nothing is lost: the log stays, and closing tries again
-            if os.path.getsize(f"{self._file}.wal") >= SMALL_WAL:
+            if os.path.getsize(log_of(self._file)) >= SMALL_WAL:
                 self._connection.execute("CHECKPOINT")

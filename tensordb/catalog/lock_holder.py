@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tensordb import files
+
 _LONGEST_NOTE = 4096
 
 
@@ -46,8 +48,8 @@ def leave_note(descriptor: int) -> None:
     holder = Holder(os.getpid(), socket.gethostname(), _program(), time.time())
     note = json.dumps(asdict(holder)).encode()[:_LONGEST_NOTE]
     with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, len(note))
-        os.pwrite(descriptor, note, 0)
+        files.truncate(descriptor, len(note))
+        files.write_at(descriptor, note, 0)
 
 
 def read_note(path: Path) -> Holder | None:

@@ -16,6 +16,7 @@ import os
 import time
 from pathlib import Path
 
+from tensordb import files
 from tensordb.catalog.lock_holder import leave_note, read_note
 from tensordb.errors import DatabaseBusyError, StorageFullError, StoreError
 
@@ -142,11 +143,11 @@ def _open_lock_file(path: Path, *, read_only: bool) -> int | None:
         return None
     try:
         if not read_only:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return files.open_file(path, os.O_RDWR | os.O_CREAT)
         try:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return files.open_file(path, os.O_RDONLY | os.O_CREAT)
     except OSError as error:
         if read_only and error.errno in (*_READ_ONLY_FOLDER, *_FULL):
             return None

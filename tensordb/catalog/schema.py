@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import duckdb
 
+from tensordb import files
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id_sql
 from tensordb.catalog.rows import first, scalar
 from tensordb.errors import FormatError
@@ -185,7 +186,7 @@ def _upgrade(con: duckdb.DuckDBPyConnection, version: int) -> None:
         for number, upgrade in enumerate(STEPS[version:], version + 1):
             upgrade(con)
             con.execute("UPDATE tensordb.info SET value = ? WHERE name = 'format'", [str(number)])
-        con.execute("COMMIT")
+        files.commit(lambda: con.execute("COMMIT"))
     except BaseException:
         con.execute("ROLLBACK")
         raise

@@ -20,6 +20,7 @@ from typing import Any
 
 import duckdb
 
+from tensordb import files
 from tensordb.catalog.failures import is_interrupt, translate, translated
 from tensordb.catalog.lease import CatalogLease
 from tensordb.catalog.remembered import Remembered
@@ -182,6 +183,7 @@ class Catalog:
                 yield
                 self._check_committable(epoch)
                 self._before_commit()
+                self._lease.secure_log()
                 self._commit(con)
             except BaseException:
                 if self._lease.epoch == epoch:  # else this is a forked child, and the transaction is its parent's
@@ -204,7 +206,7 @@ class Catalog:
         if probe is None and not (self._in_transaction and not self._changes):
             probe = self._leave_token(con)
         try:
-            run(con, "COMMIT")
+            files.commit(lambda: run(con, "COMMIT"))
         except (duckdb.Error, RuntimeError) as error:
             self._lease.discard()
             raise _CommitRaisedError(error, probe) from error

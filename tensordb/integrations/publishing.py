@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from tensordb import files
 from tensordb.errors import AlreadyExistsError, IntegrityError
-from tensordb.payloads.files import store_error
+from tensordb.payloads.files import make_folders, store_error
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems without hard links answer; whether a file is there was looked for just before."""
@@ -36,27 +37,26 @@ class Publication:
         self._whole = not folder.exists()
         for name in self._names:
             self._check_place(name)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(folder.parent)
         beside = folder.parent if self._whole else folder
         self._staging = beside / f".{folder.name}.{secrets.token_hex(8)}.part"
-        self._staging.mkdir()
+        files.make_folder(self._staging)
 
     @contextmanager
     def file(self, name: str) -> Iterator[BinaryIO]:
         """Open a new file for writing; it is on the disk when the block ends."""
         path = self._staging / check_name(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+        make_folders(path.parent)
+        with os.fdopen(files.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            files.sync_file(file.fileno())
 
     def make_folder(self, name: str) -> None:
         """Make a folder that may stay empty."""
-        (self._staging / check_name(name)).mkdir(parents=True, exist_ok=True)
+        make_folders(self._staging / check_name(name))
         if not self._whole:
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            make_folders(self.folder / name)
 
     def publish(self) -> list[Path]:
         """Give all files their names; return their paths."""
@@ -74,23 +74,23 @@ class Publication:
     def _publish_folder(self) -> None:
         for path in [*self._staging.rglob("*"), self._staging]:
             if path.is_dir():
-                _sync_folder(path)
+                files.sync_directory(path)
         try:
-            os.rename(self._staging, self.folder)
+            files.rename(self._staging, self.folder)
         except OSError as error:
             if self.folder.exists():
                 raise _taken(self.folder) from error
             raise
-        _sync_folder(self.folder.parent)
+        files.sync_directory(self.folder.parent)
 
     def _publish_file(self, name: str) -> None:
         new, path = self._staging / name, self._check_place(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         if self._overwrite:
-            os.replace(new, path)
+            files.rename(new, path)
         else:
             _move(new, path)
-        _sync_folder(path.parent)
+        files.sync_directory(path.parent)
 
     def _check_place(self, name: str) -> Path:
         path = self.folder / name
@@ -116,12 +116,12 @@ def publication(folder: Path, names: Sequence[str], *, overwrite: bool) -> Itera
         StoreError: The folder cannot be written.
     """
     try:
-        files = Publication(folder, names, overwrite=overwrite)
+        made = Publication(folder, names, overwrite=overwrite)
         try:
-            yield files
-            files.publish()
+            yield made
+            made.publish()
         finally:
-            files.discard()
+            made.discard()
     except OSError as error:
         raise store_error("writing files to", folder, error) from error
 
@@ -137,21 +137,13 @@ def check_name(name: str) -> str:
 def _move(new: Path, path: Path) -> None:
     """Give a file its name unless there is a file of that name."""
     try:
-        os.link(new, path)  # unlike a rename it fails where a file has appeared meanwhile
+        files.link(new, path)  # unlike a rename it fails where a file has appeared meanwhile
     except FileExistsError as error:
         raise _taken(path) from error
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        os.rename(new, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        files.rename(new, path)
 
 
 def _taken(path: Path) -> AlreadyExistsError:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from tensordb import files
 from tensordb.errors import ConflictError, StoreError
 from tensordb.forks import mend_after_fork
 from tensordb.payloads.base import Location, Produce, as_views
@@ -167,7 +168,8 @@ class Appender:
                 self._retire(self._active)
         if self._active is None:
             try:
-                self._folder.mkdir(exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    files.make_folder(self._folder)
                 adopted = self._adopts and SegmentWriter.adopt(self._folder, self._database_id, nbytes, self._limit)
                 self._active = adopted or SegmentWriter.create(self._folder, self._database_id)
                 self._adopts = False  # what others closed since then may be what is being compacted away

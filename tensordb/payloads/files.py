@@ -1,16 +1,17 @@
-"""System calls on segment files, made whole: partial writes go on, syncs reach the disk, errors get a remedy."""
+"""System calls on segment files, made whole: partial writes go on, errors get a remedy."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tensordb import files
 from tensordb.errors import StorageFullError, StoreError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -37,14 +38,14 @@ def write_all(descriptor: int, views: list[memoryview]) -> None:
     """Write every byte of the flat byte views at the file's position, in as few calls as the system allows."""
     nbytes = sum(map(len, views))
     if len(views) <= _BUFFERS_PER_CALL and nbytes <= _BYTES_PER_CALL:
-        written = os.writev(descriptor, views)
+        written = files.write(descriptor, views)
         if written == nbytes:
             return
         views = _after(views, written)
     for batch in _batches(views):
         pending = batch
         while pending:
-            pending = _after(pending, os.writev(descriptor, pending))
+            pending = _after(pending, files.write(descriptor, pending))
 
 
 def _batches(views: list[memoryview]) -> Iterator[list[memoryview]]:
@@ -88,21 +89,13 @@ _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = _system_sync_file_range()
 
 
-def sync_file(descriptor: int) -> None:
-    """Return once the file's bytes and size are on the disk."""
-    if sys.platform == "darwin":
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync alone stops at the drive's cache there
-    else:
-        os.fdatasync(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Return once the directory's entries are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are missing; when it returns a power cut takes none of them away."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            files.make_folder(each)
+        files.sync_directory(each.parent)
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:

@@ -15,13 +15,12 @@ import secrets
 import stat
 from pathlib import Path
 
+from tensordb import files
 from tensordb.errors import FormatError, IntegrityError
 from tensordb.payloads.base import ALIGNMENT, Location
 from tensordb.payloads.files import (
     start_writeback,
     store_error,
-    sync_directory,
-    sync_file,
     try_lock,
     write_all,
 )
@@ -72,14 +71,15 @@ class SegmentWriter:
         """Begin a new segment file; raise OSError and leave nothing when that fails."""
         segment = secrets.randbits(63) or 1
         path = segment_path(folder, segment)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = files.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             # Waits for no longer than a look at the locks by `segments` or `remove` elsewhere takes.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             write_all(descriptor, [memoryview(pack_header(segment, database_id))])
             removed = not os.fstat(descriptor).st_nlink
         except BaseException:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # then `gc` removes it
+                files.unlink(path)
             os.close(descriptor)
             raise
         if removed:  # another process took the file, not locked yet, for a dead writer's
@@ -101,7 +101,7 @@ class SegmentWriter:
     @classmethod
     def _take_over(cls, path: Path, database_id: bytes) -> SegmentWriter | None:
         segment = int(path.stem, 16)
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = files.open_file(path, os.O_RDWR | os.O_NOFOLLOW)
         try:
             if try_lock(descriptor) and (end := _closed_end(descriptor, path, segment, database_id)):
                 # The footer is overwritten, so that a file cut short later can never end in one.
@@ -136,7 +136,7 @@ class SegmentWriter:
     def rewind(self) -> bool:
         """Cut off what a failed append left behind; return False, to abandon the file, when that fails too."""
         try:
-            os.ftruncate(self._descriptor, self.end)
+            files.truncate(self._descriptor, self.end)
             os.lseek(self._descriptor, self.end, os.SEEK_SET)
         except OSError:
             return False
@@ -144,25 +144,26 @@ class SegmentWriter:
 
     def sync(self) -> None:
         """Return once everything appended is durable, the file's name included; raise OSError when it may not be."""
-        sync_file(self._descriptor)
+        files.sync_file(self._descriptor)
         if self._new:
-            sync_directory(self._path.parent)
-            sync_directory(self._path.parent.parent)
+            files.sync_directory(self._path.parent)
+            files.sync_directory(self._path.parent.parent)
             self._new = False
 
     def seal(self) -> None:
         """Let nobody append to the file any more, in this process or another one."""
         self.sealed = True
         with contextlib.suppress(OSError):  # without permissions the missing footer keeps others away
-            os.fchmod(self._descriptor, os.fstat(self._descriptor).st_mode & ~0o222 & 0o7777)
+            files.set_mode(self._descriptor, os.fstat(self._descriptor).st_mode & ~0o222 & 0o7777)
 
     def close(self) -> None:
         """Give the segment up: to the next writer with a footer, to nobody when sealed; an empty one is removed."""
         with contextlib.suppress(OSError):  # the footer is a convenience: without it nobody appends here
             if not self.has_payloads:
-                self._path.unlink(missing_ok=True)
+                files.unlink(self._path)
             elif not self.sealed:
                 self._write_footer()
+        with contextlib.suppress(OSError):
             # A child of a fork that ran no Python may hold a copy of the descriptor, and the lock with it.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         os.close(self._descriptor)
@@ -205,7 +206,7 @@ class GrowingPayload:
             raise ValueError(f"{len(first)} first bytes were given where room for {self._lead} was left")
         at = 0
         while at < len(first):
-            at += os.pwrite(self._descriptor, first[at:], self._offset + at)
+            at += files.write_at(self._descriptor, first[at:], self._offset + at)
         self._writer.end = self._offset + self._nbytes
         self._writer.dirty = True
         return Location(self._writer.segment, self._offset, self._nbytes)
@@ -252,7 +253,7 @@ def remove_dead(path: Path) -> bool:
     try:
         if not try_lock(descriptor) or not os.fstat(descriptor).st_nlink:
             return False
-        path.unlink()
+        files.unlink(path)
     except OSError as error:
         raise store_error("removing", path, error) from error
     finally:
