@@ -154,7 +154,7 @@ class SegmentStore:
         return [info for info in infos if info is not None]
 
     def remove(self, segment: int) -> bool:
-        """Unlink a segment's file unless a store or a pin holds it; return whether it was removed. Views of it stay valid.
+        """Unlink a segment's file unless a store or a pin holds it; return whether it was removed. Views stay valid.
 
         The caller must keep the catalog's write lease from reading which segments are named until this returns:
         a writer that has yet to commit holds its segment, one that has committed is seen in the catalog.

@@ -16,6 +16,7 @@ from .test_contract import STORES
 def test_a_pinned_segment_is_not_removed_until_every_pin_is_closed(kind: str, tmp_path: Path) -> None:
     store: PayloadStore = STORES[kind](tmp_path)
     place = store.append([b"abc"])
+    store.flush()
     with store.pin([place.segment]), store.pin([place.segment, place.segment]):
         store.seal()
         assert [info.live for info in store.segments()] == [True]
@@ -28,6 +29,7 @@ def test_a_pinned_segment_is_not_removed_until_every_pin_is_closed(kind: str, tm
 def test_a_pin_that_is_collected_lets_go(tmp_path: Path) -> None:
     store = SegmentStore(tmp_path / "segments", read_only=False, database_id=DATABASE)
     place = store.append([b"abc"])
+    store.flush()
     pin = store.pin([place.segment])
     store.seal()
     assert not store.remove(place.segment)
@@ -56,6 +58,7 @@ def test_a_segment_is_pinned_while_another_process_appends_to_it_and_after(tmp_p
 def test_a_child_that_is_forked_neither_drops_the_pin_nor_needs_its_own(tmp_path: Path) -> None:
     store = SegmentStore(tmp_path / "segments", read_only=False, database_id=DATABASE)
     place = store.append([b"abc"])
+    store.flush()
     pin = store.pin([place.segment])
     in_forked_child(pin.close)
     store.seal()
