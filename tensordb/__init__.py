@@ -39,6 +39,7 @@ try:
         UnknownPresetError,
         WeightNotFoundError,
     )
+    from tensordb.feeding import TensorDataset, TensorStream, collate
     from tensordb.maintenance import DamagedRecord, DamagedTensor, DamagedWeight, ReclaimReport, VerifyReport
     from tensordb.model import Encoding, MeasuredError, TensorSpec
     from tensordb.storage import TensorStorage
@@ -89,15 +90,18 @@ __all__ = [
     "StorageFullError",
     "StoreError",
     "TensorDBError",
+    "TensorDataset",
     "TensorDiff",
     "TensorNotFoundError",
     "TensorSpec",
     "TensorStorage",
+    "TensorStream",
     "UnknownPresetError",
     "VerifyReport",
     "Weight",
     "WeightInfo",
     "WeightNotFoundError",
     "WeightStorageInfo",
+    "collate",
     "get_compression_preset",
 ]

@@ -21,6 +21,7 @@ from tensordb.display import html_table
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Database
 from tensordb.errors import InvalidInputError, NotFoundError, StoreError
+from tensordb.feeding import TensorDataset
 from tensordb.maintenance import Maintenance, VerifyReport
 from tensordb.payloads.files import make_folders
 from tensordb.weights.accessor import Weights
@@ -295,6 +296,36 @@ class TensorStorage:
     ) -> Page:
         """Return the records from position `offset` on; the page knows the `total` and the `next` offset."""
         return lookup.page(self._db, name, offset, limit, queries.selection(where, params, order_by))
+
+    def dataset(
+        self,
+        name: str,
+        where: str | None = None,
+        *,
+        params: Params = None,
+        columns: str | Sequence[str] = "tensor",
+        transform: Callable[[Any], Any] | None = None,
+        order_by: str | None = None,
+    ) -> TensorDataset:
+        """Return the records that match now for a `torch.utils.data.DataLoader`, map-style or by ``.stream()``.
+
+        Args:
+            name: The dataset.
+            where: Condition as in `query`.
+            params: Values for the condition.
+            columns: ``"tensor"``, ``"record_id"``, ``"created_at"`` or a metadata field (``"a.b"`` of a nested one):
+                one name makes items its values, several make them tuples. Numbers that every record has become
+                tensors in batches; values have the type that SQL knows the field by.
+            transform: What each item goes through; picklable where workers are spawned.
+            order_by: As in `query`.
+
+        Raises:
+            InvalidInputError: No record has such a field.
+            InvalidQueryError: DuckDB refuses the condition.
+        """
+        return TensorDataset(
+            self._db, name, where, params=params, columns=columns, transform=transform, order_by=order_by
+        )
 
     def update_tensor_metadata(
         self, name: str, record_id: str, metadata: Mapping[str, Any] | None, *, merge: bool = False

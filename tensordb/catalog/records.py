@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -19,6 +20,8 @@ from tensordb.catalog.rows import run, scalar
 from tensordb.errors import InvalidQueryError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tensordb.catalog.arrow import MetadataColumns
 
 Result = TypeVar("Result")
@@ -223,6 +226,13 @@ def matching(
     return np.asarray(found["_seq"], np.int64)
 
 
+def tabulate(con: duckdb.DuckDBPyConnection, row: DatasetRow, columns: str, selection: Selection) -> pa.Table:
+    """Return SQL `columns` of the records that match, in order, as an Arrow table."""
+    text = _statement(row, columns, selection, ordered=True)
+    with _checked(con, row, text, selection):
+        return con.sql(text, params=selection.params or None).to_arrow_table()
+
+
 def count(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selection) -> int:
     """Return how many records match."""
     if selection.where is None:
@@ -263,6 +273,12 @@ def _run(
     read: Callable[[duckdb.DuckDBPyConnection], Result],
     ordered: bool = True,
 ) -> Result:
+    text = _statement(row, columns, selection, ordered)
+    with _checked(con, row, text, selection):
+        return read(con.execute(text, selection.params) if selection.params else con.execute(text))
+
+
+def _statement(row: DatasetRow, columns: str, selection: Selection, ordered: bool) -> str:
     # A comment at the end of the user's text must not swallow what follows: hence the line breaks.
     text = f"SELECT {columns} FROM ({source(row, _INTERNAL)})"
     if selection.where is not None:
@@ -271,9 +287,14 @@ def _run(
         text += " ORDER BY " + (f"{selection.order_by}\n, _seq" if selection.order_by is not None else "_seq")
     if selection.limit is not None:
         text += f" LIMIT {selection.limit}"
+    return text
+
+
+@contextmanager
+def _checked(con: duckdb.DuckDBPyConnection, row: DatasetRow, text: str, selection: Selection) -> Iterator[None]:
     known = ", ".join(row.fields.fields) or "none"
     named = selection.where if selection.where is not None else selection.order_by
     with user_sql(named, f" (metadata fields of {row.name!r}: {known})"):
         if ";" in text and len(con.extract_statements(text)) != 1:
             raise InvalidQueryError(f"{named!r} cannot be used: it ends the statement that it is a part of")
-        return read(con.execute(text, selection.params) if selection.params else con.execute(text))
+        yield

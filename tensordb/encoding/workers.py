@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 WORTH_WAKING = 8
 """Calls from which on it pays to wake other threads, which can take longer than some chunks do."""
+
+Result = TypeVar("Result")
 
 _lock = threading.Lock()
 _pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -102,7 +105,18 @@ class InOrder:
                 self._lock.release()
 
 
-def start(work: Callable[[], bytes]) -> Callable[[], bytes]:
+@contextmanager
+def alone() -> Iterator[None]:
+    """Do everything in this thread inside the block: other processes have the other cores."""
+    before = getattr(_inside, "active", False)
+    _inside.active = True
+    try:
+        yield
+    finally:
+        _inside.active = before
+
+
+def start(work: Callable[[], Result]) -> Callable[[], Result]:
     """Begin `work` on the pool and return what waits for its result; from within the pool it runs at once."""
     if not getattr(_inside, "active", False) and _cores() > 1:
         try:

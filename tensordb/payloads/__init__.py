@@ -2,6 +2,7 @@
 
 from tensordb.payloads.base import Location, PayloadStore, SegmentInfo
 from tensordb.payloads.memory import MemorySegments
+from tensordb.payloads.pins import Pin
 from tensordb.payloads.segments import SegmentStore
 
-__all__ = ["Location", "MemorySegments", "PayloadStore", "SegmentInfo", "SegmentStore"]
+__all__ = ["Location", "MemorySegments", "PayloadStore", "Pin", "SegmentInfo", "SegmentStore"]

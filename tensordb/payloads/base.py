@@ -6,13 +6,15 @@ and the checksums inside a payload are verified there) and keeps no index (the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from tensordb.payloads.pins import Pin
 
 ALIGNMENT = 64  # a cache line; a multiple of the 16 bytes that frames want and of every element size
 EMPTY = memoryview(b"")
@@ -41,7 +43,8 @@ class SegmentInfo:
     Attributes:
         id: The segment's id, as in `Location.segment`.
         nbytes: Its size with header, padding and dead payloads.
-        live: Whether a writer of any process may still append to it, or has yet to commit what it appended.
+        live: Whether a writer of any process may still append to it, or has yet to commit what it appended, or a pin
+            holds it.
     """
 
     id: int
@@ -109,6 +112,9 @@ class PayloadStore(Protocol):
         Raises:
             IntegrityError: The segment was cut short in the meantime.
         """
+
+    def pin(self, segments: Iterable[int]) -> Pin:
+        """Keep segments from being removed; to be called while the catalog that names them is held."""
 
     def segments(self) -> list[SegmentInfo]:
         """List the segments, by id."""

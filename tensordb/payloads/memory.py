@@ -12,11 +12,12 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tensordb.errors import ConflictError, IntegrityError
 from tensordb.payloads.base import ALIGNMENT, EMPTY, Location, Produce, SegmentInfo, as_views
+from tensordb.payloads.pins import Pin
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -43,6 +44,7 @@ class MemorySegments:
         self._segments: dict[int, _Segment] = {}
         self._active: int | None = None
         self._held: set[int] = set()
+        self._pinned: dict[object, frozenset[int]] = {}
         self._writing = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -117,19 +119,26 @@ class MemorySegments:
     def check(self, location: Location) -> None:
         """Do nothing: memory cannot be cut short under a view."""
 
+    def pin(self, segments: Iterable[int]) -> Pin:
+        """Keep segments from being removed until the pin is closed."""
+        token = object()
+        # Without the lock, in single steps: a pin may be collected anywhere, also where this thread holds the lock.
+        self._pinned[token] = frozenset(segments)
+        return Pin(lambda: self._pinned.pop(token, None))
+
     def segments(self) -> list[SegmentInfo]:
         """List the segments by id: one, unless `seal` began another."""
         with self._lock:
             return [
-                SegmentInfo(segment, content.end, segment == self._active or segment in self._held)
+                SegmentInfo(segment, content.end, self._is_live(segment))
                 for segment, content in sorted(self._segments.items())
             ]
 
     def remove(self, segment: int) -> bool:
-        """Free a segment unless it is still appended to (see `seal`); return whether it was removed."""
+        """Free a segment unless it is pinned or still appended to (see `seal`); return whether it was removed."""
         with self._lock:
             self._check_open()
-            if segment == self._active or segment in self._held:
+            if self._is_live(segment):
                 return False
             return self._segments.pop(segment, None) is not None
 
@@ -144,6 +153,10 @@ class MemorySegments:
     def after_fork(self) -> None:
         """Replace the lock in a child, and forget the blocks that threads of the parent have open."""
         self._lock, self._writing = threading.Lock(), 0
+
+    def _is_live(self, segment: int) -> bool:
+        pinned = any(segment in each for each in list(self._pinned.values()))
+        return pinned or segment == self._active or segment in self._held
 
     def _release(self) -> None:
         if not self._writing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from tensordb.payloads.appender import Appender
 from tensordb.payloads.base import Location, Produce, SegmentInfo, as_views
 from tensordb.payloads.files import store_error
 from tensordb.payloads.maps import SegmentMaps
+from tensordb.payloads.pins import Pin, pin_files
 from tensordb.payloads.writer import is_live, remove_dead, segment_of, segment_path
 
 if TYPE_CHECKING:
@@ -131,8 +132,18 @@ class SegmentStore:
         """
         self._maps.check(location)
 
+    def pin(self, segments: Iterable[int]) -> Pin:
+        """Keep segments from being removed by any process until the pin is closed.
+
+        The caller must hold the catalog that names them.
+
+        Raises:
+            StoreError: A file cannot be opened.
+        """
+        return pin_files(segment_path(self._folder, segment) for segment in sorted(set(segments)))
+
     def segments(self) -> list[SegmentInfo]:
-        """List the segments by id; `live` is whether a store of any process, this one included, holds the file."""
+        """List the segments by id; `live` is whether a store or a pin of any process, this one included, holds it."""
         try:
             names = sorted(os.listdir(self._folder))
         except FileNotFoundError:
@@ -143,7 +154,7 @@ class SegmentStore:
         return [info for info in infos if info is not None]
 
     def remove(self, segment: int) -> bool:
-        """Unlink a segment's file unless a store holds it; return whether it was removed. Views of it stay valid.
+        """Unlink a segment's file unless a store or a pin holds it; return whether it was removed. Views stay valid.
 
         The caller must keep the catalog's write lease from reading which segments are named until this returns:
         a writer that has yet to commit holds its segment, one that has committed is seen in the catalog.

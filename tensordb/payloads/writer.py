@@ -25,6 +25,7 @@ from tensordb.payloads.files import (
     write_all,
 )
 from tensordb.payloads.layout import FOOTER_BYTES, HEADER_BYTES, check_header, pack_footer, pack_header
+from tensordb.payloads.pins import is_pinned
 
 SUFFIX = ".seg"
 _PADDING = memoryview(bytes(ALIGNMENT))
@@ -234,16 +235,16 @@ def _closed_end(descriptor: int, path: Path, segment: int, database_id: bytes) -
 
 
 def is_live(path: Path) -> bool:
-    """Return whether a writer holds the segment file; raise FileNotFoundError when there is none."""
+    """Return whether a writer or a pin holds the segment file; raise FileNotFoundError when there is none."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return not try_lock(descriptor, shared=True)
+        return not try_lock(descriptor, shared=True) or is_pinned(descriptor)
     finally:
         os.close(descriptor)
 
 
 def remove_dead(path: Path) -> bool:
-    """Unlink the segment file if no writer holds it; return whether that was done."""
+    """Unlink the segment file if neither a writer nor a pin holds it; return whether that was done."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -251,7 +252,7 @@ def remove_dead(path: Path) -> bool:
     except OSError as error:
         raise store_error("opening", path, error) from error
     try:
-        if not try_lock(descriptor) or not os.fstat(descriptor).st_nlink:
+        if not try_lock(descriptor) or is_pinned(descriptor) or not os.fstat(descriptor).st_nlink:
             return False
         files.unlink(path)
     except OSError as error:
