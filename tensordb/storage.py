@@ -238,9 +238,9 @@ class TensorStorage:
 
         Args:
             name: The dataset.
-            where: A DuckDB SQL condition over ``record_id, created_at, dtype, shape, nbytes, metadata``, such as
-                ``"metadata.loss < 0.5 AND dtype = 'float32'"``; a missing field is NULL. Or a function of tensor and
-                metadata, which decodes every record. None: all.
+            where: A DuckDB SQL condition over ``record_id, created_at, dtype, shape, nbytes, metadata, stats``, such as
+                ``"metadata.loss < 0.5 AND stats.norm > 100"``; a missing field is NULL (`sql` says what ``stats`` has).
+                Or a function of tensor and metadata, which decodes every record. None: all.
             params: Values for ``?`` (a sequence) or ``$name`` (a mapping) in the condition.
             order_by: SQL expressions, such as ``"metadata.loss DESC"`` (default: insertion order).
             limit: Largest number of records.
@@ -323,7 +323,10 @@ class TensorStorage:
         """Run one read-only SQL statement over datasets and the history of checkpoints; no payload is read.
 
         Each dataset is a view with one row a record: ``record_id, created_at`` (UTC)``, dtype, shape, nbytes,
-        metadata`` (a struct).
+        metadata`` (a struct)``, stats`` (a struct of what the values given at insert were, before any quantization:
+        ``min, max, mean, std`` (of the population) and ``norm`` (L2), all of the finite values and NULL where there are
+        none, but for the norm, then 0``; zeros, non_finite`` (how many values are zero; NaN or infinite). Complex
+        numbers count by their magnitude. Records of releases before it have NULL.)
 
         ``history.runs`` has one row a run: ``run, created_at, checkpoints`` (how many)``, latest_step, latest_at,
         nbytes, added_nbytes``.
