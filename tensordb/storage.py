@@ -19,7 +19,7 @@ from tensordb.datasets.record import Page, Record
 from tensordb.datasets.statistics import CompressionStats
 from tensordb.display import html_table
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
-from tensordb.engine import Database
+from tensordb.engine import Cache, CacheConfig, Database
 from tensordb.errors import InvalidInputError, NotFoundError, StoreError
 from tensordb.maintenance import Maintenance, VerifyReport
 from tensordb.weights.accessor import Weights
@@ -39,11 +39,14 @@ class TensorStorage:
         compression_config: A config instead of a preset; give one of the two at most.
         read_only: Refuse writes, and open nothing for writing.
         busy_timeout: Seconds to wait for other processes and threads before `DatabaseBusyError`.
+        cache: Memory for records that are read again by their ids, such as ``CacheConfig(decoded_bytes=1 << 30)``;
+            None (the default) for none, as it wins nothing for records that are read once.
 
     Attributes:
         checkpoints: States of training runs: `save`, `load`, `resume`, history and retention.
         weights: Single tensors by the hash of what they hold, and deltas between them.
         maintenance: `verify`, `gc` and `compact`.
+        cache: `stats` and `clear` of what is held in memory.
 
     Raises:
         StoreError: The folder cannot be created or written, or file locks do not work there.
@@ -67,16 +70,20 @@ class TensorStorage:
         compression_config: CompressionConfig | None = None,
         read_only: bool = False,
         busy_timeout: float = 30.0,
+        cache: CacheConfig | None = None,
     ) -> None:
         config = _config(compression_preset, compression_config)
         self._busy_timeout = _check_timeout(busy_timeout)
         self._folder = _folder(storage_path, read_only)
-        self._db = Database(self._folder, read_only=read_only, busy_timeout=self._busy_timeout)
+        self._db = Database(
+            self._folder, read_only=read_only, busy_timeout=self._busy_timeout, cache=_check_cache(cache)
+        )
         self._db.config = config or get_compression_preset(DEFAULT_PRESET)
         self._inserter = Inserter(self._db)
         self.checkpoints = Checkpoints(self._db)
         self.weights = Weights(self._db)
         self.maintenance = Maintenance(self._db)
+        self.cache = Cache(self._db.cache)
 
     def close(self) -> None:
         """Close the database, once what is saved in the background is written; doing it twice is fine."""
@@ -382,7 +389,8 @@ class TensorStorage:
     def __reduce__(self) -> tuple[Callable[..., TensorStorage], tuple[Any, ...]]:
         if self._folder is None:
             raise InvalidInputError("a database in memory cannot be pickled; open one in a folder to share it")
-        return _reopen, (str(self._folder), self._db.config.to_dict(), self._db.read_only, self._busy_timeout)
+        settings = self._db.read_only, self._busy_timeout, self.cache.config
+        return _reopen, (str(self._folder), self._db.config.to_dict(), *settings)
 
     def __repr__(self) -> str:
         place = "in memory" if self._folder is None else repr(str(self._folder))
@@ -393,9 +401,12 @@ class TensorStorage:
         return html_table(["dataset", "records", "raw bytes", "stored bytes", "ratio"], rows, caption=repr(self))
 
 
-def _reopen(path: str, config: dict[str, Any], read_only: bool, busy_timeout: float) -> TensorStorage:
+def _reopen(
+    path: str, config: dict[str, Any], read_only: bool, busy_timeout: float, cache: CacheConfig | None
+) -> TensorStorage:
+    compression = CompressionConfig.from_dict(config)
     return TensorStorage(
-        path, compression_config=CompressionConfig.from_dict(config), read_only=read_only, busy_timeout=busy_timeout
+        path, compression_config=compression, read_only=read_only, busy_timeout=busy_timeout, cache=cache
     )
 
 
@@ -411,6 +422,12 @@ def _check_timeout(seconds: Any) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
         raise InvalidInputError(f"busy_timeout is {seconds!r}; it is a number of seconds from 0 to 86400")
     return float(seconds)
+
+
+def _check_cache(cache: Any) -> CacheConfig | None:
+    if cache is not None and not isinstance(cache, CacheConfig):
+        raise InvalidInputError(f"cache is {cache!r}; give a CacheConfig, or None for no cache")
+    return cache
 
 
 def _folder(storage_path: Any, read_only: bool) -> Path | None:

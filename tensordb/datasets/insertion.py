@@ -21,7 +21,7 @@ from tensordb.catalog.fields import StructOf
 from tensordb.catalog.records import NewRecords
 from tensordb.datasets.batching import Batch, Choice, batches
 from tensordb.datasets.incoming import Incoming
-from tensordb.datasets.lookup import check_id
+from tensordb.datasets.finding import check_id
 from tensordb.datasets.metadata import MetadataColumn, metadata_length
 from tensordb.datasets.schema import DatasetSchema
 from tensordb.datasets.writing import written
@@ -148,7 +148,7 @@ class Inserter:
         small: bool = False,
         guess: bool = False,
     ) -> list[str]:
-        with self._db.catalog.write(f"inserting into {name!r}") as con:
+        with self._db.catalog.write(f"inserting into {name!r}", keeps_records=True) as con:
             row = self._db.catalog.known.dataset(con, name)
             if _identity(row) != settings.identity:
                 raise _DatasetReplacedError(
