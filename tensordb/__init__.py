@@ -18,6 +18,7 @@ try:
     from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
     from tensordb.encoding.quantizers.granularity import PerChannel, PerGroup, PerRow, PerTensor
     from tensordb.encoding.rules import Rule
+    from tensordb.engine import CacheConfig, CacheStats
     from tensordb.errors import (
         AlreadyExistsError,
         CheckpointNotFoundError,
@@ -53,6 +54,8 @@ __version__ = "0.1.0"
 __all__ = [
     "COMPRESSION_PRESETS",
     "AlreadyExistsError",
+    "CacheConfig",
+    "CacheStats",
     "Checkpoint",
     "CheckpointDiff",
     "CheckpointList",

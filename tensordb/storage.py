@@ -19,7 +19,7 @@ from tensordb.datasets.record import Page, Record
 from tensordb.datasets.statistics import CompressionStats
 from tensordb.display import html_table
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
-from tensordb.engine import Database
+from tensordb.engine import Cache, CacheConfig, Database
 from tensordb.errors import InvalidInputError, NotFoundError, StoreError
 from tensordb.feeding import TensorDataset
 from tensordb.maintenance import Maintenance, VerifyReport
@@ -41,11 +41,14 @@ class TensorStorage:
         compression_config: A config instead of a preset; give one of the two at most.
         read_only: Refuse writes, and open nothing for writing.
         busy_timeout: Seconds to wait for other processes and threads before `DatabaseBusyError`.
+        cache: Memory for records that are read again by their ids, such as ``CacheConfig(decoded_bytes=1 << 30)``;
+            None (the default) for none, as it wins nothing for records that are read once.
 
     Attributes:
         checkpoints: States of training runs: `save`, `load`, `resume`, history and retention.
         weights: Single tensors by the hash of what they hold, and deltas between them.
         maintenance: `verify`, `gc` and `compact`.
+        cache: `stats` and `clear` of what is held in memory.
 
     Raises:
         StoreError: The folder cannot be created or written, or file locks do not work there.
@@ -69,16 +72,20 @@ class TensorStorage:
         compression_config: CompressionConfig | None = None,
         read_only: bool = False,
         busy_timeout: float = 30.0,
+        cache: CacheConfig | None = None,
     ) -> None:
         config = _config(compression_preset, compression_config)
         self._busy_timeout = _check_timeout(busy_timeout)
         self._folder = _folder(storage_path, read_only)
-        self._db = Database(self._folder, read_only=read_only, busy_timeout=self._busy_timeout)
+        self._db = Database(
+            self._folder, read_only=read_only, busy_timeout=self._busy_timeout, cache=_check_cache(cache)
+        )
         self._db.config = config or get_compression_preset(DEFAULT_PRESET)
         self._inserter = Inserter(self._db)
         self.checkpoints = Checkpoints(self._db)
         self.weights = Weights(self._db)
         self.maintenance = Maintenance(self._db)
+        self.cache = Cache(self._db.cache)
 
     def close(self) -> None:
         """Close the database, once what is saved in the background is written; doing it twice is fine."""
@@ -240,9 +247,9 @@ class TensorStorage:
 
         Args:
             name: The dataset.
-            where: A DuckDB SQL condition over ``record_id, created_at, dtype, shape, nbytes, metadata``, such as
-                ``"metadata.loss < 0.5 AND dtype = 'float32'"``; a missing field is NULL. Or a function of tensor and
-                metadata, which decodes every record. None: all.
+            where: A DuckDB SQL condition over ``record_id, created_at, dtype, shape, nbytes, metadata, stats``, such as
+                ``"metadata.loss < 0.5 AND stats.norm > 100"``; a missing field is NULL (`sql` says what ``stats`` has).
+                Or a function of tensor and metadata, which decodes every record. None: all.
             params: Values for ``?`` (a sequence) or ``$name`` (a mapping) in the condition.
             order_by: SQL expressions, such as ``"metadata.loss DESC"`` (default: insertion order).
             limit: Largest number of records.
@@ -355,7 +362,10 @@ class TensorStorage:
         """Run one read-only SQL statement over datasets and the history of checkpoints; no payload is read.
 
         Each dataset is a view with one row a record: ``record_id, created_at`` (UTC)``, dtype, shape, nbytes,
-        metadata`` (a struct).
+        metadata`` (a struct)``, stats`` (a struct of what the values given at insert were, before any quantization:
+        ``min, max, mean, std`` (of the population) and ``norm`` (L2), all of the finite values and NULL where there are
+        none, but for the norm, then 0``; zeros, non_finite`` (how many values are zero; NaN or infinite). Complex
+        numbers count by their magnitude. Records of releases before it have NULL.)
 
         ``history.runs`` has one row a run: ``run, created_at, checkpoints`` (how many)``, latest_step, latest_at,
         nbytes, added_nbytes``.
@@ -411,7 +421,8 @@ class TensorStorage:
     def __reduce__(self) -> tuple[Callable[..., TensorStorage], tuple[Any, ...]]:
         if self._folder is None:
             raise InvalidInputError("a database in memory cannot be pickled; open one in a folder to share it")
-        return _reopen, (str(self._folder), self._db.config.to_dict(), self._db.read_only, self._busy_timeout)
+        settings = self._db.read_only, self._busy_timeout, self.cache.config
+        return _reopen, (str(self._folder), self._db.config.to_dict(), *settings)
 
     def __repr__(self) -> str:
         place = "in memory" if self._folder is None else repr(str(self._folder))
@@ -422,9 +433,12 @@ class TensorStorage:
         return html_table(["dataset", "records", "raw bytes", "stored bytes", "ratio"], rows, caption=repr(self))
 
 
-def _reopen(path: str, config: dict[str, Any], read_only: bool, busy_timeout: float) -> TensorStorage:
+def _reopen(
+    path: str, config: dict[str, Any], read_only: bool, busy_timeout: float, cache: CacheConfig | None
+) -> TensorStorage:
+    compression = CompressionConfig.from_dict(config)
     return TensorStorage(
-        path, compression_config=CompressionConfig.from_dict(config), read_only=read_only, busy_timeout=busy_timeout
+        path, compression_config=compression, read_only=read_only, busy_timeout=busy_timeout, cache=cache
     )
 
 
@@ -440,6 +454,12 @@ def _check_timeout(seconds: Any) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
         raise InvalidInputError(f"busy_timeout is {seconds!r}; it is a number of seconds from 0 to 86400")
     return float(seconds)
+
+
+def _check_cache(cache: Any) -> CacheConfig | None:
+    if cache is not None and not isinstance(cache, CacheConfig):
+        raise InvalidInputError(f"cache is {cache!r}; give a CacheConfig, or None for no cache")
+    return cache
 
 
 def _folder(storage_path: Any, read_only: bool) -> Path | None:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from tensordb.catalog import fields
+from tensordb.catalog.datasets import STATISTICS
 from tensordb.catalog.documents import Documents
 from tensordb.catalog.fields import FieldType, ListOf, StructOf
 
@@ -78,10 +79,23 @@ def table_of(new: NewRecords, kind: FieldType | None) -> pa.Table:
         "page_row": pa.array(new.page_rows, pa.int32(), mask=new.page_rows < 0),
         "spec_id": pa.array(new.spec_ids, pa.int32()),
         "document": metadata.packed,
+        "stats": _statistics(new.statistics, count),
     }
     if metadata.typed is not None:
         columns["metadata"] = metadata.typed
     return pa.table(columns)
+
+
+def _statistics(values: np.ndarray[Any, Any] | None, count: int) -> pa.StructArray:
+    if values is None:
+        return pa.nulls(count, pa.struct([(name, _SCALARS[kind]) for name, kind in STATISTICS.items()]))
+    # Cast by NumPy: Arrow's compute module takes longer to load than all this to run.
+    arrays = []
+    for column, kind in zip(values.T, STATISTICS.values(), strict=True):
+        missing = np.isnan(column)
+        plain = np.where(missing, 0.0, column).astype(np.float64 if kind == "DOUBLE" else np.int64)
+        arrays.append(pa.array(plain, mask=missing if missing.any() else None))
+    return pa.StructArray.from_arrays(arrays, names=list(STATISTICS))
 
 
 def objects_table(new: Sequence[NewObject]) -> pa.Table:

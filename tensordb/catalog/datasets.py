@@ -16,6 +16,13 @@ from tensordb.catalog.fields import FieldType, StructOf, quoted
 from tensordb.catalog.ids import generated_id_sql
 from tensordb.catalog.rows import first, scalar
 
+STATISTICS = {
+    **dict.fromkeys(("min", "max", "mean", "std", "norm"), "DOUBLE"),
+    **dict.fromkeys(("zeros", "non_finite"), "BIGINT"),
+}
+"""Fields of the column of statistics, with their SQL types."""
+STATISTICS_SQL = f"STRUCT({', '.join(f'{name} {kind}' for name, kind in STATISTICS.items())})"
+
 _COLUMNS = "dataset_id, name, nonce, schema, config, fields, created_at"
 
 
@@ -94,7 +101,8 @@ def create(
         CREATE TABLE {row.table} (
             seq BIGINT PRIMARY KEY, record_id VARCHAR UNIQUE, created_at TIMESTAMP, object_id BLOB, page_row INTEGER,
             spec_id INTEGER, document BLOB USING COMPRESSION uncompressed,
-            payload BLOB USING COMPRESSION uncompressed{f", metadata {struct}" if struct else ""})""")
+            payload BLOB USING COMPRESSION uncompressed, stats {STATISTICS_SQL}
+            {f", metadata {struct}" if struct else ""})""")
     _create_view(con, row)
     return row
 
@@ -133,8 +141,8 @@ def source(row: DatasetRow, internal: str = "") -> str:
     metadata = "r.metadata" if fields.sql_type(row.fields) else missing
     record_id = f"coalesce(r.record_id, {generated_id_sql('r.seq', row.nonce)})"
     return (
-        f"SELECT {internal}{record_id} AS record_id, r.created_at, s.dtype, s.shape, s.nbytes, {metadata} AS metadata "
-        f"FROM {row.table} r JOIN tensordb.specs s ON r.spec_id = s.spec_id"
+        f"SELECT {internal}{record_id} AS record_id, r.created_at, s.dtype, s.shape, s.nbytes, {metadata} AS metadata, "
+        f"r.stats FROM {row.table} r JOIN tensordb.specs s ON r.spec_id = s.spec_id"
     )
 
 

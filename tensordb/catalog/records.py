@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 
 from tensordb.catalog import documents, fields, ids
-from tensordb.catalog.datasets import DatasetRow, source
+from tensordb.catalog.datasets import STATISTICS, DatasetRow, source
 from tensordb.catalog.documents import Documents
 from tensordb.catalog.failures import user_sql
 from tensordb.catalog.rows import run, scalar
@@ -95,6 +95,7 @@ class NewRecords:
         payload: The payload of a single record that is to be inline.
         prepared: The documents and their stored forms as Arrow columns, when they were made ahead; of use if they
             have the dataset's types.
+        statistics: Of each record's values, a row in the order of `STATISTICS`; NaN for what there is none of.
     """
 
     first: int
@@ -106,6 +107,7 @@ class NewRecords:
     packed: Sequence[bytes | None]
     payload: bytes | None = None
     prepared: MetadataColumns | None = None
+    statistics: np.ndarray[Any, np.dtype[np.float64]] | None = None
 
 
 def insert(con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords) -> None:
@@ -127,10 +129,14 @@ def _insert_one(
     places = [bytes(new.object_ids[0]), None if page_row < 0 else page_row, int(new.spec_ids[0])]
     record_id = None if new.record_ids is None else new.record_ids[0]
     values: list[Any] = [new.first, record_id, created, *places, new.packed[0], new.payload]
+    statistics = "NULL"
+    if new.statistics is not None:
+        values += [None if value != value else value for value in new.statistics[0].tolist()]
+        statistics = f"row({', '.join('?' * len(STATISTICS))})"
     if row.columns is not None:
         values.append(fields.coerce(document or None, row.columns))
-    marks = ", ".join("?" * 8) + (f", ?::{struct}" if struct else "")
-    run(con, f"INSERT INTO {row.table} VALUES ({marks})", values)
+    marks = ", ".join("?" * 8) + f", {statistics}" + (f", ?::{struct}" if struct else "")
+    run(con, f"INSERT INTO {row.table} ({_inserted(struct)}) VALUES ({marks})", values)
 
 
 def _insert_many(
@@ -141,12 +147,17 @@ def _insert_many(
     con.register("incoming_records", arrow.table_of(new, row.columns))
     try:
         con.execute(
-            f"INSERT INTO {row.table} SELECT seq, record_id, ?, object_id, page_row, spec_id, document, NULL"
-            f"{', metadata' if struct else ''} FROM incoming_records",
+            f"INSERT INTO {row.table} ({_inserted(struct)}) SELECT seq, record_id, ?, object_id, page_row, spec_id, "
+            f"document, NULL, stats{', metadata' if struct else ''} FROM incoming_records",
             [created],
         )
     finally:
         con.unregister("incoming_records")
+
+
+def _inserted(struct: str | None) -> str:
+    # By name: a table made by an earlier release has its columns in another order.
+    return f"{RECORD_COLUMNS}, stats{', metadata' if struct else ''}"
 
 
 def last_sequence(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import duckdb
 
 from tensordb import files
+from tensordb.catalog.fields import quoted
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id_sql
 from tensordb.catalog.rows import first, scalar
 from tensordb.errors import FormatError
@@ -102,6 +103,25 @@ def weight_tables(con: duckdb.DuckDBPyConnection) -> None:
             LEFT JOIN tensordb.weight_labels l ON l.number = w.number
             LEFT JOIN tensordb.objects o ON o.object_id = w.object_id
             LEFT JOIN tensordb.deltas d ON d.object_id = w.object_id""")
+
+
+@step
+def statistics_columns(con: duckdb.DuckDBPyConnection) -> None:
+    """Give each dataset its column of statistics, NULL for the records that there are, and show it in the view."""
+    kinds = "min DOUBLE, max DOUBLE, mean DOUBLE, std DOUBLE, norm DOUBLE, zeros BIGINT, non_finite BIGINT"
+    typed = "SELECT table_name FROM duckdb_columns() WHERE schema_name = 'tensordb' AND column_name = 'metadata'"
+    with_metadata = {name for (name,) in con.execute(typed).fetchall()}
+    rows = con.execute("SELECT dataset_id, name, nonce FROM tensordb.datasets").fetchall()
+    for dataset_id, name, nonce in rows:
+        table = f"records_{dataset_id}"
+        con.execute(f"ALTER TABLE tensordb.{table} ADD COLUMN stats STRUCT({kinds})")
+        record_id = f"coalesce(r.record_id, {generated_id_sql('r.seq', nonce)})"
+        metadata = "r.metadata" if table in with_metadata else "NULL"
+        con.execute(
+            f"CREATE OR REPLACE VIEW main.{quoted(name)} AS SELECT {record_id} AS record_id, r.created_at, s.dtype, "
+            f"s.shape, s.nbytes, {metadata} AS metadata, r.stats "
+            f"FROM tensordb.{table} r JOIN tensordb.specs s ON r.spec_id = s.spec_id"
+        )
 
 
 def history_views(con: duckdb.DuckDBPyConnection) -> None:

@@ -22,6 +22,7 @@ import duckdb
 
 from tensordb import files
 from tensordb.catalog.failures import is_interrupt, translate, translated
+from tensordb.catalog.generation import Generation
 from tensordb.catalog.lease import CatalogLease
 from tensordb.catalog.remembered import Remembered
 from tensordb.catalog.rows import first, run
@@ -46,8 +47,10 @@ class Catalog:
         read_only: bool,
         writing: Callable[[], AbstractContextManager[None]],
         before_commit: Callable[[], None],
+        generation: Generation,
     ) -> None:
         """Bind a lease; `writing` guards payloads until a commit names them, `before_commit` makes them durable."""
+        self.generation = generation
         self._lease = lease
         self._read_only = read_only
         self._writing = writing
@@ -75,12 +78,16 @@ class Catalog:
                 yield con
 
     @contextmanager
-    def write(self, doing: str) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Hold the catalog for one write, atomic by itself or as a part of the transaction around it."""
+    def write(self, doing: str, *, keeps_records: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Hold the catalog for one write, atomic by itself or as a part of the transaction around it.
+
+        `keeps_records` promises that every record stays what it is: something new is written, and nothing else.
+        """
         self._check_writable(doing)
         with self._settled(doing), self._leased(doing, write=True) as con:
             self._refresh()
             self.known.begin_write()
+            self.generation.renew(keeps_records=keeps_records)
             if self._depth:
                 with self._dooming(reading=False), translated(doing):
                     yield con
@@ -131,6 +138,7 @@ class Catalog:
     def close(self) -> None:
         """Close the connection; doing it twice is fine."""
         self._lease.close()
+        self.generation.close()
 
     @contextmanager
     def _leased(self, doing: str, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -126,7 +126,7 @@ def commit(
         written: The tensors in the order of the document's leaves.
         document: From `write_document`.
     """
-    with db.catalog.write(f"saving a checkpoint of {facts.run!r}") as con:
+    with db.catalog.write(f"saving a checkpoint of {facts.run!r}", keeps_records=True) as con:
         more = [document] if isinstance(document, Stored) else []
         ids = writer.name(con, Counter(each.content_id for each in written), more)
         run = checkpoints.run_named(con, facts.run) or checkpoints.add_run(con, facts.run)

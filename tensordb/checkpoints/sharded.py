@@ -150,7 +150,7 @@ class ShardedCheckpoints:
             document = saving.write_document(self._db, with_note(flat.document, attached))
             self._db.payloads.flush()
             writer.adopt(_places(stand_ins.values()))
-            with self._db.catalog.write(f"saving a checkpoint of {facts.run!r}"):
+            with self._db.catalog.write(f"saving a checkpoint of {facts.run!r}", keeps_records=True):
                 self._check_written(stand_ins.values())
                 return saving.commit(self._db, writer, facts, written, document)
 

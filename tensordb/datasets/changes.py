@@ -10,7 +10,7 @@ import duckdb
 from tensordb.catalog import datasets, documents, fields, objects, records
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.records import RecordRow, Selection
-from tensordb.datasets.lookup import check_id, not_found
+from tensordb.datasets.finding import check_id, not_found
 from tensordb.datasets.schema import DatasetSchema
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.engine import Database
@@ -21,7 +21,7 @@ def create_dataset(db: Database, name: str, schema: Mapping[str, Any] | None, co
     """Create an empty dataset."""
     _check_name(name)
     parsed = DatasetSchema.parse(schema)
-    with db.catalog.write(f"creating dataset {name!r}") as con:
+    with db.catalog.write(f"creating dataset {name!r}", keeps_records=True) as con:
         taken = datasets.spelled_like(con, name)
         if taken is not None:
             why = "" if taken == name else f" (as {taken!r}: the SQL views ignore case)"

@@ -10,6 +10,7 @@ import numpy as np
 
 from tensordb.catalog.objects import OBJECT_ID_NBYTES
 from tensordb.datasets.batching import Batch
+from tensordb.encoding.summing import Statistics
 from tensordb.engine import Stored
 from tensordb.model import TensorSpec
 
@@ -21,6 +22,7 @@ class Part(NamedTuple):
     is_page: bool
     object_id: bytes
     spec: TensorSpec
+    statistics: Statistics
 
 
 @dataclass
@@ -31,13 +33,13 @@ class Incoming:
     refs: dict[bytes, int] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
 
-    def add(self, batch: Batch, stored: Stored) -> None:
-        """Take an object whose records stand at the batch's positions."""
+    def add(self, batch: Batch, stored: Stored, statistics: Statistics) -> None:
+        """Take an object whose records stand at the batch's positions, with the statistics of each."""
         object_id, spec = stored.encoded.object_id, stored.encoded.spec
         self.stored.setdefault(object_id, stored)
         self.refs[object_id] = self.refs.get(object_id, 0) + len(batch.positions)
         record_spec = TensorSpec(spec.dtype, spec.shape[1:]) if batch.is_page else spec
-        self.parts.append(Part(batch.positions, batch.is_page, object_id, record_spec))
+        self.parts.append(Part(batch.positions, batch.is_page, object_id, record_spec, statistics))
 
     @property
     def count(self) -> int:
@@ -49,7 +51,7 @@ class Incoming:
         return {part.spec for part in self.parts}
 
     def columns(self, numbers: Mapping[TensorSpec, int]) -> tuple[np.ndarray[Any, Any], ...]:
-        """Return object ids, page rows and spec numbers of all records in the order of their positions."""
+        """Return object ids, page rows, spec numbers and statistics of all records in the order of their positions."""
         parts = self.parts
         lengths = [len(part.positions) for part in parts]
         objects = np.array([part.object_id for part in parts], f"V{OBJECT_ID_NBYTES}")
@@ -59,7 +61,8 @@ class Incoming:
             for part, length in zip(parts, lengths, strict=True)
         ]
         if len(parts) == 1:
-            return np.repeat(objects, lengths), rows[0], np.repeat(specs, lengths)
+            return np.repeat(objects, lengths), rows[0], np.repeat(specs, lengths), parts[0].statistics
         order = np.argsort(np.concatenate([np.asarray(part.positions, np.int64) for part in parts]))
         which = np.repeat(np.arange(len(parts)), lengths)[order]
-        return objects[which], np.concatenate(rows)[order], specs[which]
+        statistics = np.concatenate([part.statistics for part in parts])[order]
+        return objects[which], np.concatenate(rows)[order], specs[which], statistics

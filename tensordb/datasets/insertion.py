@@ -21,12 +21,13 @@ from tensordb.catalog.fields import StructOf
 from tensordb.catalog.records import NewRecords
 from tensordb.datasets.batching import Batch, Choice, batches
 from tensordb.datasets.incoming import Incoming
-from tensordb.datasets.lookup import check_id
+from tensordb.datasets.finding import check_id
 from tensordb.datasets.metadata import MetadataColumn, metadata_length
 from tensordb.datasets.schema import DatasetSchema
 from tensordb.datasets.writing import written
 from tensordb.encoding.pipeline import prepare
 from tensordb.encoding.presets import CompressionConfig
+from tensordb.encoding.summing import summarize
 from tensordb.engine import Database
 from tensordb.errors import AlreadyExistsError, DatasetNotFoundError, InvalidInputError, SchemaValidationError
 from tensordb.model import TensorSpec
@@ -82,7 +83,7 @@ class Inserter:
         incoming = Incoming()
         with self._db.payloads.writing():
             stored = self._db.writer.put(prepared)
-            incoming.add(Batch([0], owned, False, config), stored)
+            incoming.add(Batch([0], owned, False, config), stored, summarize(owned))
             known = stored.location is None
             small = stored.encoded.nbytes <= inline.MAX_NBYTES  # belongs into the record's row, or is looked for there
             if not known:
@@ -109,8 +110,8 @@ class Inserter:
         incoming = Incoming()
         with self._db.payloads.writing(), _progress_bar(progress, expected, f"insert into {name}") as bar:
             choice = Choice(settings.config or default, given)
-            for batch, stored in written(self._db, _checked(batches(source, choice), settings)):
-                incoming.add(batch, stored)
+            for batch, stored, statistics in written(self._db, _checked(batches(source, choice), settings)):
+                incoming.add(batch, stored, statistics)
                 column.take(len(batch.positions))
                 if bar is not None:
                     bar.update(len(batch.positions))
@@ -147,7 +148,7 @@ class Inserter:
         small: bool = False,
         guess: bool = False,
     ) -> list[str]:
-        with self._db.catalog.write(f"inserting into {name!r}") as con:
+        with self._db.catalog.write(f"inserting into {name!r}", keeps_records=True) as con:
             row = self._db.catalog.known.dataset(con, name)
             if _identity(row) != settings.identity:
                 raise _DatasetReplacedError(
@@ -199,11 +200,11 @@ class Inserter:
     ) -> list[str]:
         catalog = self._db.catalog
         numbers = {spec: catalog.known.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in incoming.specs()}
-        object_ids, page_rows, spec_ids = incoming.columns(numbers)
+        object_ids, page_rows, spec_ids, statistics = incoming.columns(numbers)
         first = ids.first_sequence(catalog.known.last_seq(con, row))
         last = first + len(object_ids) - 1
         metadata = (column.documents, column.packed, payload, column.prepared)
-        new = NewRecords(first, record_ids, object_ids, page_rows, spec_ids, *metadata)
+        new = NewRecords(first, record_ids, object_ids, page_rows, spec_ids, *metadata, statistics)
         records.insert(con, row, new)
         catalog.known.advance(row, last)
         if payload is not None:

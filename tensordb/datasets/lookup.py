@@ -14,9 +14,11 @@ import torch
 
 from tensordb.catalog import documents, records
 from tensordb.catalog.records import RecordRow, Selection
+from tensordb.datasets import cached
+from tensordb.datasets.finding import check_id, find_row, not_found
 from tensordb.datasets.record import Page, Record
 from tensordb.engine import Database, Located
-from tensordb.errors import InvalidInputError, TensorNotFoundError
+from tensordb.errors import InvalidInputError
 
 Where = str | Callable[[torch.Tensor, dict[str, Any]], bool] | None
 Params = Sequence[Any] | Mapping[str, Any] | None
@@ -44,10 +46,11 @@ def get(
         raise InvalidInputError("copy=False views what is stored, where it is; drop it, or out= and device=")
     if out is not None and not isinstance(out, torch.Tensor):
         raise InvalidInputError(f"out= is a {type(out).__name__}; give a tensor like the result")
+    # What a transaction reads may never be committed: it asks the catalog.
+    if copy and db.cache is not None and not db.catalog.in_own_transaction:
+        return cached.get(db, db.cache, name, record_id, index=index, out=out, device=device)
     with db.catalog.read() as con:
-        row = db.catalog.known.records(con, db.catalog.known.dataset(con, name), [check_id(record_id)]).get(record_id)
-        if row is None:
-            raise not_found(name, record_id)
+        row = find_row(db, con, name, record_id)
         located = db.reader.locate(con, name, [row])
     if not copy:
         return _record(located, row, db.reader.view(located, index=index))
@@ -126,24 +129,11 @@ def page(db: Database, name: str, offset: int, limit: int, selection: Selection)
     return Page(found, offset=begin, limit=size, total=len(numbers))
 
 
-def check_id(record_id: Any) -> str:
-    """Return a record id; raise InvalidInputError unless it is text."""
-    if not isinstance(record_id, str):
-        raise InvalidInputError(f"a record id is text, not {type(record_id).__name__}: {record_id!r}")
-    return record_id if record_id.isascii() else documents.check_text(record_id, "the record id")
-
-
 def check_count(value: Any, what: str) -> int:
     """Return a number from 0; raise InvalidInputError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**63:
         raise InvalidInputError(f"{what} is {value!r}; it must be an int from 0 to 2**63 - 1")
     return int(value)
-
-
-def not_found(name: str, record_id: str, *, also: int = 0) -> TensorNotFoundError:
-    """Return the error for an id that no record has."""
-    more = f" (and {also} more of the ids)" if also else ""
-    return TensorNotFoundError(f"dataset {name!r} has no record {record_id!r}{more}; query() lists those it has")
 
 
 def _locate(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Located:

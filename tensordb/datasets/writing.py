@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tensordb.datasets.batching import Batch
 from tensordb.encoding.pipeline import EncodedTensor, encode
+from tensordb.encoding.summing import Statistics, summarize
 from tensordb.engine import Database, Stored
 
 Result = TypeVar("Result")
@@ -24,13 +25,13 @@ _BEHIND = 2
 """Batches that may wait to be written while others are encoded."""
 
 
-def written(db: Database, source: Iterator[Batch]) -> Iterator[tuple[Batch, Stored]]:
-    """Yield the batches once they are encoded and written, in their order.
+def written(db: Database, source: Iterator[Batch]) -> Iterator[tuple[Batch, Stored, Statistics]]:
+    """Yield the batches once they are encoded and written, in their order, with the statistics of each record.
 
     Payloads are in segments then, or known to be stored; they are not yet all durable. Inside a `writing` block.
     """
-    encoding: deque[tuple[Batch, Future[EncodedTensor]]] = deque()
-    writing: deque[tuple[Batch, Future[Stored]]] = deque()
+    encoding: deque[tuple[Batch, Future[tuple[EncodedTensor, Statistics]]]] = deque()
+    writing: deque[tuple[Batch, Future[Stored], Statistics]] = deque()
     ahead = unsynced = 0
     # Each look-up costs a millisecond. What another process stores or deletes meanwhile is found out at the commit.
     stored_before = db.writer.few_stored()
@@ -40,12 +41,12 @@ def written(db: Database, source: Iterator[Batch]) -> Iterator[tuple[Batch, Stor
             """Hand the oldest batch from the encoders to the appender."""
             nonlocal unsynced
             batch, future = encoding.popleft()
-            encoded = future.result()
+            encoded, statistics = future.result()
             # Asked in this thread: inside a transaction no other one can.
             known = not batch.is_page and (
                 db.writer.is_stored(encoded) if stored_before is None else encoded.object_id in stored_before
             )
-            writing.append((batch, _begun(appender, partial(db.writer.append, encoded, known=known))))
+            writing.append((batch, _begun(appender, partial(db.writer.append, encoded, known=known)), statistics))
             unsynced += encoded.nbytes
             if unsynced >= _SYNCED_NBYTES:
                 _begun(appender, db.payloads.flush)  # when it fails, the flush before the commit says so
@@ -55,7 +56,7 @@ def written(db: Database, source: Iterator[Batch]) -> Iterator[tuple[Batch, Stor
         for batch in source:
             while encoding and (len(encoding) > _ENCODERS or ahead + batch.tensor.nbytes > _AHEAD_NBYTES):
                 ahead -= advance()
-            encoding.append((batch, _begun(encoders, partial(encode, batch.tensor, batch.config, page=batch.is_page))))
+            encoding.append((batch, _begun(encoders, partial(_encoded, batch))))
             ahead += batch.tensor.nbytes
             while len(writing) > _BEHIND:
                 yield _finished(writing)
@@ -63,6 +64,12 @@ def written(db: Database, source: Iterator[Batch]) -> Iterator[tuple[Batch, Stor
             advance()
         while writing:
             yield _finished(writing)
+
+
+def _encoded(batch: Batch) -> tuple[EncodedTensor, Statistics]:
+    # One after the other, as what was summed up is in the cache then.
+    statistics = summarize(batch.tensor, page=batch.is_page)
+    return encode(batch.tensor, batch.config, page=batch.is_page), statistics
 
 
 def _begun(executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[Result]:
@@ -78,6 +85,6 @@ def _begun(executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[R
         return done
 
 
-def _finished(writing: deque[tuple[Batch, Future[Stored]]]) -> tuple[Batch, Stored]:
-    batch, future = writing.popleft()
-    return batch, future.result()
+def _finished(writing: deque[tuple[Batch, Future[Stored], Statistics]]) -> tuple[Batch, Stored, Statistics]:
+    batch, future, statistics = writing.popleft()
+    return batch, future.result(), statistics

@@ -54,6 +54,21 @@ class PayloadReader:
         self.encoding = describe(self._chunks.descriptor, self._chunks.quantizer, self._chunks, view.nbytes)
 
     @property
+    def payload_nbytes(self) -> int:
+        """Stored bytes."""
+        return self._chunks.payload.nbytes
+
+    def in_memory(self) -> PayloadReader:
+        """Return a reader of a copy of the payload, whose frames are verified now and not again.
+
+        Raises:
+            IntegrityError: if a frame is damaged.
+        """
+        copy = PayloadReader(bytes(self._chunks.payload))
+        copy._chunks.frames.verify_once()
+        return copy
+
+    @property
     def base_id(self) -> bytes | None:
         """Content id of the tensor that this one is stored as a difference from, None if it is stored by itself."""
         return self._chunks.base_id

@@ -1,5 +1,6 @@
 """The one place where a tensor is written or read: binds encoding, payloads and catalog."""
 
+from tensordb.engine.caching import Cache, CacheConfig, CacheStats, Place, TensorCache
 from tensordb.engine.database import Database
 from tensordb.engine.reader import Located, ObjectReader
 from tensordb.engine.sources import ObjectSource, ObjectSources
@@ -7,11 +8,16 @@ from tensordb.engine.writer import BaseGoneError, ObjectWriter, Stored
 
 __all__ = [
     "BaseGoneError",
+    "Cache",
+    "CacheConfig",
+    "CacheStats",
     "Database",
     "Located",
     "ObjectReader",
     "ObjectSource",
     "ObjectSources",
     "ObjectWriter",
+    "Place",
     "Stored",
+    "TensorCache",
 ]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from tensordb.catalog import schema
 from tensordb.catalog.failures import translated
+from tensordb.catalog.generation import Generation
 from tensordb.catalog.lease import CatalogLease
 from tensordb.catalog.session import Catalog
 from tensordb.encoding.presets import CompressionConfig
+from tensordb.engine.caching import CacheConfig, TensorCache
 from tensordb.engine.reader import ObjectReader
 from tensordb.engine.sources import ObjectSources
 from tensordb.engine.writer import ObjectWriter
@@ -27,9 +29,12 @@ class Database:
         reader: From catalog rows to tensors.
         sources: From object ids to tensors.
         writer: From tensors to catalog rows.
+        cache: What is kept of records that are read again, None without one.
     """
 
-    def __init__(self, folder: Path | None, *, read_only: bool, busy_timeout: float) -> None:
+    def __init__(
+        self, folder: Path | None, *, read_only: bool, busy_timeout: float, cache: CacheConfig | None = None
+    ) -> None:
         """Open the database in `folder`, or one in memory for None; create it when it may be written."""
         self.folder = folder
         self.read_only = read_only
@@ -40,9 +45,15 @@ class Database:
         except BaseException:
             lease.close()
             raise
+        generation = Generation(folder, read_only=read_only)
         self.catalog = Catalog(
-            lease, read_only=read_only, writing=self.payloads.writing, before_commit=self.payloads.flush
+            lease,
+            read_only=read_only,
+            writing=self.payloads.writing,
+            before_commit=self.payloads.flush,
+            generation=generation,
         )
+        self.cache = None if cache is None else TensorCache(cache, generation, self.payloads.check)
         self.reader = ObjectReader(self.catalog, self.payloads)
         self.sources = ObjectSources(self.payloads)
         self.writer = ObjectWriter(self.catalog, self.payloads)
@@ -52,6 +63,8 @@ class Database:
         self.catalog.close()
         self.payloads.close()
         self.reader.forget()
+        if self.cache is not None:
+            self.cache.clear()
 
     def _open_payloads(self, lease: CatalogLease) -> PayloadStore:
         database_id = self._database_id(lease)

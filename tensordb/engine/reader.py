@@ -22,6 +22,7 @@ from tensordb.catalog.records import RecordRow
 from tensordb.catalog.session import Catalog
 from tensordb.encoding.reading import PayloadReader, decode_rows_many
 from tensordb.encoding.workers import for_each
+from tensordb.engine.caching import Place, TensorCache
 from tensordb.engine.sources import Source, naming, open_payload
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.forks import mend_after_fork
@@ -97,6 +98,36 @@ class ObjectReader:
         with _naming(located.dataset, row, source.location):
             self._check(source)
             return _decode_one(source.reader, row.page_row, index, out)
+
+    def place(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> Place:
+        """Return what a cache may remember of a record, inside a catalog block but no transaction."""
+        source = self.locate(con, dataset, [row]).sources[row.source]
+        generation = self._catalog.generation
+        generation.open()
+        return Place(row, source, generation.records)
+
+    def through(
+        self,
+        cache: TensorCache,
+        dataset: str,
+        place: Place,
+        *,
+        known: bool,
+        index: Any = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Decode a record whose tensor no cache has, or what `index` picks of it, from memory if its payload is there.
+
+        `known` says that the catalog was not asked for the place.
+        """
+        row = place.row
+        with _naming(dataset, row, place.source.location):
+            source, ripe = cache.source(place, known=known)
+            self._check(source)
+            tensor = _decode_one(source.reader, row.page_row, index, out)
+        if ripe and index is None:
+            cache.keep(place, tensor)
+        return tensor
 
     def view(self, located: Located, *, index: Any = None) -> torch.Tensor:
         """Return the only record of `located`, or what `index` picks of it, as a tensor that aliases what is stored.
@@ -221,7 +252,7 @@ def _decode_one(reader: PayloadReader, page_row: int | None, index: Any, out: to
         tensor = reader.decode_index(index)
     else:
         return reader.decode(out=out)
-    return tensor if out is None else _fill(out, tensor)
+    return tensor if out is None else fill(out, tensor)
 
 
 def _within(page_row: int | None, index: Any) -> Any:
@@ -229,7 +260,8 @@ def _within(page_row: int | None, index: Any) -> Any:
     return index if page_row is None else (page_row, *(index if isinstance(index, tuple) else (index,)))
 
 
-def _fill(out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def fill(out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor into `out` and return that; raise InvalidInputError where they differ in dtype or shape."""
     if out.shape != tensor.shape or out.dtype != tensor.dtype:
         raise InvalidInputError(
             f"out= is {out.dtype} {tuple(out.shape)}; it must be like the result, {tensor.dtype} {tuple(tensor.shape)}"

@@ -124,7 +124,7 @@ def _commit(db: Database, writer: ContentWriter, written: Sequence[_Written]) ->
         return
     db.payloads.flush()
     first = {each.key: each for each in reversed(written)}
-    with db.catalog.write("storing weights") as con:
+    with db.catalog.write("storing weights", keeps_records=True) as con:
         numbers: dict[Key, int] = weights.numbers_of(con, list({content_id for content_id, _ in first}))
         new = [each for key, each in first.items() if key not in numbers]
         ids = writer.name(con, Counter(each.key[0] for each in new))

@@ -14,9 +14,10 @@ from tensordb import InvalidInputError, InvalidQueryError, TensorDBError, Tensor
 def test_a_dataset_is_a_view_with_one_row_a_record(runs: TensorStorage) -> None:
     table = runs.sql("SELECT * FROM data ORDER BY metadata.step")
     assert isinstance(table, pa.Table)
-    assert table.column_names == ["record_id", "created_at", "dtype", "shape", "nbytes", "metadata"]
+    assert table.column_names == ["record_id", "created_at", "dtype", "shape", "nbytes", "metadata", "stats"]
     first = table.slice(0, 1).to_pylist()[0]
     created = first.pop("created_at")
+    assert first.pop("stats")["norm"] == 0.0
     assert first == {
         "record_id": "r0",
         "dtype": "float32",
@@ -71,8 +72,8 @@ def test_params_of_both_kinds_and_order(runs: TensorStorage) -> None:
 def test_other_statements_that_read(runs: TensorStorage) -> None:
     def read_all() -> None:
         assert runs.sql("SHOW TABLES").column("name").to_pylist() == ["data"]
-        assert runs.sql("DESCRIBE data").num_rows == 6
-        assert runs.sql("SUMMARIZE data").num_rows == 6
+        assert runs.sql("DESCRIBE data").num_rows == 7
+        assert runs.sql("SUMMARIZE data").num_rows == 7
         assert runs.sql("VALUES (1), (2)").num_rows == 2
         assert runs.sql("WITH x AS (SELECT 1 AS n) SELECT n FROM x").num_rows == 1
         assert runs.sql("PIVOT (SELECT metadata.tag AS tag FROM data) ON tag USING count(*)").to_pylist() == [

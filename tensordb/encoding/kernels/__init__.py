@@ -14,11 +14,12 @@ from typing import Any
 
 from tensordb.encoding.kernels.loading import Loader
 
-__all__ = ["load", "ready", "ready_to_scale", "sparse"]
+__all__ = ["load", "ready", "ready_to_scale", "ready_to_sum", "sparse"]
 
 _planes = Loader("compiled")
 _sparse = Loader("bitmaps")
 _scaling = Loader("scaling")
+_summing = Loader("summing")
 
 
 def ready(nbytes: int) -> Any:
@@ -36,12 +37,18 @@ def ready_to_scale(nbytes: int) -> Any:
     return _scaling.ready(nbytes)
 
 
+def ready_to_sum(nbytes: int) -> Any:
+    """Return the loops of statistics, or None, in the same way."""
+    return _summing.ready(nbytes)
+
+
 def load() -> bool:
     """Load all kernels now; return whether they can be used.
 
     The first time on a machine they are compiled, which takes some seconds; the result is kept beside the package, or
     in the user's cache directory.
     """
-    for loader in (_planes, _sparse, _scaling):
+    loaders = (_planes, _sparse, _scaling, _summing)
+    for loader in loaders:
         loader.begin()
-    return all(loader.load() for loader in (_planes, _sparse, _scaling))
+    return all(loader.load() for loader in loaders)

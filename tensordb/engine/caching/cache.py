@@ -1,0 +1,207 @@
+"""Three tiers of records that are read again: decoded tensors, encoded payloads in memory, mapped segments.
+
+Tensors and payloads are kept by what identifies them (`RecordRow.source`), which stands for the same bytes for ever, so
+that they are never stale. What may be stale is which object a record is: a `Place`. Invariants: a place is used only
+while the catalog's word of changed records is the one that was read, inside a block, together with the row; nothing is
+taken from here, or put here, inside a transaction, which may see what is never committed. A payload's checksums are
+verified when it comes to the second tier, and when it is decoded for the first; not again by what is found there.
+Tensors here are handed out as copies alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tensordb.catalog.generation import Generation
+from tensordb.catalog.records import RecordRow
+from tensordb.engine.caching.config import CacheConfig, CacheStats
+from tensordb.engine.caching.tier import Tier
+from tensordb.engine.sources import Source
+from tensordb.errors import FormatError, IntegrityError
+from tensordb.forks import mend_after_fork
+from tensordb.payloads import Location
+
+_PLACE_NBYTES = 1 << 10
+"""Of the budget of both tiers, for which a place is remembered: it is small beside what it leads to."""
+_FEWEST_PLACES = 1 << 10
+_LONGEST_DOCUMENT = 4 << 10
+"""Packed metadata from which on a record's place is not remembered."""
+_WARMING = 1 << 13
+"""Objects whose reads are counted before they are in memory."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """Where a record is, as the catalog said when its word of changed records was `word`.
+
+    Attributes:
+        reads: How often it was read from the second tier, or, if it has no room there, from a file.
+        made: Room for what a caller makes of the row once.
+    """
+
+    row: RecordRow
+    source: Source
+    word: bytes | None
+    reads: int = 0
+    made: Any = None
+    key: Hashable = field(init=False)
+    """What the decoded tensor is kept under."""
+
+    def __post_init__(self) -> None:
+        self.key = self.row.source if self.row.page_row is None else (self.row.source, self.row.page_row)
+
+
+class TensorCache:
+    """Of one open database; safe to use from threads, and goes on in a forked child."""
+
+    def __init__(self, config: CacheConfig, generation: Generation, check: Callable[[Location], None]) -> None:
+        """Bind a database's words; `check` raises IntegrityError where a mapped place cannot be touched any more."""
+        self.config = config
+        self._generation = generation
+        self._check = check
+        self._places: OrderedDict[tuple[str, str], Place] = OrderedDict()
+        self._most_places = max(_FEWEST_PLACES, (config.decoded_bytes + config.encoded_bytes) // _PLACE_NBYTES)
+        self._decoded: Tier[tuple[torch.Tensor, Place]] = Tier(config.decoded_bytes)
+        self._encoded: Tier[Source] = Tier(config.encoded_bytes)
+        self._warming: OrderedDict[bytes, int] = OrderedDict()
+        self._counts: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.clear()
+        mend_after_fork(self)
+
+    def find(self, dataset: str, record_id: str, *, whole: bool) -> tuple[Place, torch.Tensor | None] | None:
+        """Return what is known for sure of a record; None when the catalog has to be asked.
+
+        Returns:
+            Its place, and if the `whole` tensor is wanted and decoded, that tensor, to be copied.
+        """
+        word = self._generation.records
+        with self._lock:
+            place = self._places.get((dataset, record_id))
+            if place is None or word is None or place.word != word:
+                return None
+            self._places.move_to_end((dataset, record_id))
+            found = self._decoded.get(place.key) if whole else None
+            if found is None:
+                return place, None
+            self._counts["decoded_hits"] += 1
+            return place, found[0]
+
+    def note(self, dataset: str, place: Place, *, whole: bool) -> torch.Tensor | None:
+        """Remember a place that the catalog told; return the record's tensor if it is decoded all the same."""
+        row = place.row
+        with self._lock:
+            self._counts["lookups"] += 1
+            if place.word is not None and len(row.document or b"") <= _LONGEST_DOCUMENT:
+                before = self._places.pop((dataset, row.record_id), None)
+                place.reads = 0 if before is None else before.reads
+                self._places[dataset, row.record_id] = place
+                if len(self._places) > self._most_places:
+                    self._places.popitem(last=False)
+            found = self._decoded.get(place.key) if whole else None
+            self._counts["decoded_hits"] += found is not None
+            return None if found is None else found[0]
+
+    def source(self, place: Place, *, known: bool) -> tuple[Source, bool]:
+        """Return what a record is to be decoded from, and whether its tensor is ripe for `keep`.
+
+        Args:
+            place: Where it is.
+            known: Whether that was known without the catalog.
+
+        Raises:
+            IntegrityError: The payload was to be taken into memory, and is damaged.
+        """
+        key = place.row.source
+        with self._lock:
+            held = self._encoded.get(key)
+            if held is not None:
+                self._counts["encoded_hits"] += 1
+                return held, self._reads_enough(place)
+            self._counts["mapped_hits" if known else "misses"] += 1
+            reads = self._warming.pop(key, 0) + 1
+            fits = self._encoded.fits(place.source.reader.payload_nbytes)
+            ripe = reads >= self.config.promote_after
+            if not (ripe and fits):
+                self._warming[key] = reads
+                if len(self._warming) > _WARMING:
+                    self._warming.popitem(last=False)
+                return place.source, not fits and self._reads_enough(place)
+        return self._take_in(key, place.source), False
+
+    def keep(self, place: Place, tensor: torch.Tensor) -> None:
+        """Take a copy of a record's decoded tensor into the first tier."""
+        nbytes = tensor.numel() * tensor.element_size()
+        if not self._decoded.fits(nbytes):
+            return
+        copy = tensor.clone(memory_format=torch.contiguous_format)
+        with self._lock:
+            place.reads = 0
+            gone = self._decoded.put(place.key, (copy, place), nbytes)
+        for _, each in gone:
+            self._demote(each)
+
+    def stats(self) -> CacheStats:
+        """Return what was counted since the last `clear`."""
+        with self._lock:
+            return CacheStats(
+                **self._counts,
+                decoded_bytes=self._decoded.nbytes,
+                encoded_bytes=self._encoded.nbytes,
+                decoded_evictions=self._decoded.evictions,
+                encoded_evictions=self._encoded.evictions,
+            )
+
+    def clear(self) -> None:
+        """Drop everything, and count from zero."""
+        with self._lock:
+            self._clear()
+
+    def after_fork(self) -> None:
+        """Replace the lock; what another thread was changing when the process forked is of no use."""
+        interrupted, self._lock = self._lock.locked(), threading.Lock()
+        if interrupted:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._places, self._warming = OrderedDict(), OrderedDict()
+        self._decoded.clear()
+        self._encoded.clear()
+        self._counts = dict.fromkeys(
+            ("decoded_hits", "encoded_hits", "mapped_hits", "misses", "lookups", "demotions"), 0
+        )
+
+    def _reads_enough(self, place: Place) -> bool:
+        place.reads += 1
+        return place.reads >= self.config.promote_after and self.config.decoded_bytes > 0
+
+    def _take_in(self, key: bytes, source: Source) -> Source:
+        """Put a payload into the second tier, verified."""
+        if source.location is not None:
+            self._check(source.location)
+        held = Source(source.reader.in_memory(), None, source.encoding)
+        with self._lock:
+            self._encoded.put(key, held, held.reader.payload_nbytes)
+        return held
+
+    def _demote(self, place: Place) -> None:
+        key = place.row.source
+        with self._lock:
+            place.reads = 0
+            if self._encoded.get(key) is not None:
+                self._counts["demotions"] += 1
+                return
+            if not self._encoded.fits(place.source.reader.payload_nbytes):
+                return
+        try:
+            self._take_in(key, place.source)
+        except (IntegrityError, FormatError):  # damaged since, which who reads it will be told
+            return
+        with self._lock:
+            self._counts["demotions"] += 1
