@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from tensordb.catalog import checkpoints, datasets, records, weights
-from tensordb.catalog.checkpoints import NamedTensor
+from tensordb.catalog import checkpoint_tensors, checkpoints, datasets, records, weights
+from tensordb.catalog.checkpoint_tensors import NamedTensor
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.weights import NamedWeight
@@ -119,7 +119,7 @@ def _verify_checkpoints(db: Database, run: str | None = None) -> tuple[int, set[
     """Return how many checkpoints there are, the objects that they name, and the tensors that are damaged."""
     with db.catalog.read() as con:
         run_id = None if run is None else _run_id(con, run)
-        named = checkpoints.named_tensors(con, run_id)
+        named = checkpoint_tensors.named_tensors(con, run_id)
         count = checkpoints.count(con, run_id)
     by_object: dict[bytes, list[NamedTensor]] = {}
     for each in named:
@@ -130,7 +130,7 @@ def _verify_checkpoints(db: Database, run: str | None = None) -> tuple[int, set[
     }
     damaged = [
         _damaged_tensor(each, error)
-        for object_id, error in _damage_among(db, wanted, checkpoints.still_named)
+        for object_id, error in _damage_among(db, wanted, checkpoint_tensors.still_named)
         for each in by_object[object_id]
     ]
     return count, set(by_object), damaged
