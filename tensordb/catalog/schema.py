@@ -103,6 +103,12 @@ def weight_tables(con: duckdb.DuckDBPyConnection) -> None:
             LEFT JOIN tensordb.deltas d ON d.object_id = w.object_id""")
 
 
+@step
+def damage_table(con: duckdb.DuckDBPyConnection) -> None:
+    """Create the table of the places whose payloads were found damaged."""
+    con.execute("CREATE TABLE tensordb.damaged (segment BIGINT, position BIGINT, PRIMARY KEY (segment, position))")
+
+
 def history_views(con: duckdb.DuckDBPyConnection) -> None:
     """Create the views that users ask in SQL: ``history.runs``, ``history.checkpoints`` and ``history.tensors``."""
     con.execute("CREATE SCHEMA history")

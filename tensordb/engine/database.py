@@ -45,7 +45,7 @@ class Database:
         )
         self.reader = ObjectReader(self.catalog, self.payloads)
         self.sources = ObjectSources(self.payloads)
-        self.writer = ObjectWriter(self.catalog, self.payloads)
+        self.writer = ObjectWriter(self.catalog, self.payloads, forget=self.reader.forget)
 
     def close(self) -> None:
         """Let go of everything; closing twice is fine."""
