@@ -377,8 +377,13 @@ class TensorStorage:
 
         ``history.tensors`` has one row a tensor of a checkpoint: ``checkpoint_id, run, step, position`` (its order)``,
         role`` (``'model'``, ``'optimizer'``, …)``, name, dtype, shape, nbytes, stored_nbytes, compression,
-        quantization, relative_l2, max_abs`` (what quantizing lost)``, norm`` (L2, of floats)``, deltas`` (bases
-        it is read with)``, content_id`` (equal for equal content).
+        quantization, relative_l2, max_abs`` (what quantizing lost)``, norm`` (L2, of floats)``, deltas`` (how many its
+        chain has up to it, 0 when stored by itself; any is read with one base)``, content_id`` (equal for equal
+        content).
+
+        ``history.weights`` has one row a label of a weight or of a delta: ``hash, name, layer_type, model_name,
+        metadata, dtype, shape, nbytes, stored_nbytes, compression, quantization, relative_l2, max_abs, base_hash`` (of
+        a delta)``, max_error`` (that it was allowed)``, deltas`` (as above)``, created_at`` (UTC).
 
         >>> with TensorStorage(None) as db:
         ...     for step in range(3):

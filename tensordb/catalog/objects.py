@@ -1,6 +1,7 @@
 """SQL for the table of objects: where each payload is, how much names it, and what was applied to it.
 
-A reference is a record, a tensor of a checkpoint, or another object that is stored as a difference from this one.
+A reference is a record, a tensor or the document of a checkpoint, a weight or delta, or another object that is stored
+as a difference from this one.
 
 What only a record's row holds inline has no row here.
 """
@@ -32,10 +33,10 @@ class ObjectRow(NamedTuple):
 
 
 class NewObject(NamedTuple):
-    """An object about to be named by records; the fields are the table's columns in order.
+    """An object about to be named; the fields are the table's columns in order.
 
     Attributes:
-        refs: How many records of this write name it.
+        refs: How many references this write brings.
         segment: Segment that holds the payload.
         position: Byte offset of the payload in its segment.
     """

@@ -124,6 +124,12 @@ def statistics_columns(con: duckdb.DuckDBPyConnection) -> None:
         )
 
 
+@step
+def damage_table(con: duckdb.DuckDBPyConnection) -> None:
+    """Create the table of the places whose payloads were found damaged."""
+    con.execute("CREATE TABLE tensordb.damaged (segment BIGINT, position BIGINT, PRIMARY KEY (segment, position))")
+
+
 def history_views(con: duckdb.DuckDBPyConnection) -> None:
     """Create the views that users ask in SQL: ``history.runs``, ``history.checkpoints`` and ``history.tensors``."""
     con.execute("CREATE SCHEMA history")

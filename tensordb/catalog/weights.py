@@ -29,7 +29,7 @@ class WeightRow(NamedTuple):
         created_at: UTC without zone.
         max_error: What the user allowed a delta to differ by.
         relative_l2: Measured when it was stored; likewise `max_abs`.
-        deltas: Bases that it is read with, one behind the other.
+        deltas: How many its chain has up to it, 0 when it is stored by itself.
     """
 
     number: int

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import duckdb
 import torch
 
-from tensordb.catalog import checkpoints, deltas
-from tensordb.catalog.checkpoints import CheckpointRow, StoredTensor
+from tensordb.catalog import checkpoint_tensors, deltas
+from tensordb.catalog.checkpoint_tensors import StoredTensor
+from tensordb.catalog.checkpoints import CheckpointRow
 from tensordb.checkpoints.checkpoint import from_row
 from tensordb.checkpoints.diff import CheckpointDiff, TensorDiff
 from tensordb.checkpoints.distance import Distance, distance
@@ -81,7 +82,7 @@ def _tensors(
     db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow, wanted: Callable[[str], bool] | None
 ) -> dict[str, StoredTensor]:
     """Return the tensors of a checkpoint by their paths; the parts of those that have several by the parts' names."""
-    stored = {each.position: each for each in checkpoints.stored_tensors(con, row.number)}
+    stored = {each.position: each for each in checkpoint_tensors.stored_tensors(con, row.number)}
     named: dict[str, StoredTensor] = {}
     for path, indices in tensor_paths(document_of(db, con, row)).items():
         if wanted is None or wanted(path):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import duckdb
 
-from tensordb.catalog import checkpoints, objects
+from tensordb.catalog import checkpoint_tensors, checkpoints, objects
 from tensordb.catalog.checkpoints import CheckpointRow, RunRow
 from tensordb.catalog.ids import CHECKPOINT_NONCE, sequence_of
 from tensordb.checkpoints.checkpoint import Checkpoint, CheckpointList, from_row, metrics_of
@@ -182,7 +182,7 @@ def fork(db: Database, run_or_id: Any, new_run: Any, *, step: Any, which: str) -
             raise AlreadyExistsError(f"there is a run {new_run!r} already; choose another name, or delete it first")
         run = checkpoints.add_run(con, new_run)
         number = checkpoints.copy(con, row.number, run.run_id)
-        objects.add_references(con, checkpoints.references(con, [number]))
+        objects.add_references(con, checkpoint_tensors.references(con, [number]))
         return from_row(checkpoints.by_number(con, [number])[0])
 
 
@@ -211,7 +211,7 @@ def remove(con: duckdb.DuckDBPyConnection, rows: Sequence[CheckpointRow]) -> int
     gone = {row.number: row.parent for row in rows}
     checkpoints.adopt(con, gone)
     numbers = list(gone)
-    counts = checkpoints.references(con, numbers)
+    counts = checkpoint_tensors.references(con, numbers)
     checkpoints.remove(con, numbers)
     return objects.release(con, counts)
 

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import torch
 
-from tensordb.catalog import checkpoints
+from tensordb.catalog import checkpoint_tensors, checkpoints
 from tensordb.catalog.checkpoints import CheckpointRow
 from tensordb.checkpoints.tree import Deferred, tensor_paths, unflatten
 from tensordb.engine import Database, ObjectSource
@@ -118,7 +118,7 @@ def open_checkpoint(
 ) -> Opened:
     """Find what a checkpoint, or the part of it that is wanted, is stored as; inside a catalog block."""
     document = document_of(db, con, row)
-    rows = checkpoints.tensors(con, row.number)
+    rows = checkpoint_tensors.of_checkpoint(con, row.number)
     if wanted is not None:
         needed = {index for path, indices in tensor_paths(document).items() if wanted(path) for index in indices}
         rows = [each for each in rows if each.position in needed]

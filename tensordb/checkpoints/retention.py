@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tensordb.catalog import checkpoints, objects
+from tensordb.catalog import checkpoint_tensors, checkpoints, objects
 from tensordb.catalog.checkpoints import CheckpointRow
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row, html_of
 from tensordb.checkpoints.history import Mode, ranked_by, remove, run_of
@@ -99,7 +99,7 @@ def prune(db: Database, run: str, retention: Retention, *, dry_run: bool) -> Pru
         keep = retention.kept(rows, dt.datetime.now(dt.UTC).replace(tzinfo=None))
         gone = [row for row in rows if row.number not in keep]
         if dry_run:
-            freed = objects.freed_by(con, checkpoints.references(con, [row.number for row in gone]))
+            freed = objects.freed_by(con, checkpoint_tensors.references(con, [row.number for row in gone]))
         else:
             freed = remove(con, gone)
     parents = {row.number: row.parent for row in gone}

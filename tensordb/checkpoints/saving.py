@@ -16,8 +16,9 @@ import duckdb
 import torch
 
 from tensordb import tensors
-from tensordb.catalog import checkpoints
-from tensordb.catalog.checkpoints import NewCheckpoint, TensorRow
+from tensordb.catalog import checkpoint_tensors, checkpoints
+from tensordb.catalog.checkpoint_tensors import TensorRow
+from tensordb.catalog.checkpoints import NewCheckpoint
 from tensordb.catalog.deltas import Chain
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row
 from tensordb.checkpoints.requests import Facts, Request
@@ -90,7 +91,7 @@ def _chains(db: Database, name: str) -> dict[str, Chain]:
     with db.catalog.read() as con:
         run = checkpoints.run_named(con, name)
         number = checkpoints.latest(con, run.run_id) if run else None
-        return {} if number is None else checkpoints.chains(con, number)
+        return {} if number is None else checkpoint_tensors.chains(con, number)
 
 
 def _write(writer: ContentWriter, group: Sequence[Leaf], content: Callable[[Leaf], Content]) -> list[WrittenTensor]:

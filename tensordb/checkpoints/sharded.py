@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tensordb.catalog import checkpoints
+from tensordb.catalog import checkpoint_tensors, checkpoints
 from tensordb.catalog.deltas import StoredContent
 from tensordb.checkpoints import history, saving
 from tensordb.checkpoints.checkpoint import Checkpoint, from_row
@@ -177,7 +177,7 @@ class ShardedCheckpoints:
         with self._db.catalog.read() as con:
             row = history.find(con, run_or_id, step=step, which=which)
             document, note = split(document_of(self._db, con, row))
-            rows = checkpoints.tensors(con, row.number)
+            rows = checkpoint_tensors.of_checkpoint(con, row.number)
         if note is None:
             raise InvalidInputError(
                 f"the checkpoint of step {row.step} of run {row.run!r} was saved in one piece; load it with "

@@ -1,8 +1,9 @@
 """Storing tensors by what they hold: each content once, as a difference from another where that is smaller.
 
 Invariants: payloads are durable before the commit, which holds the catalog for itself alone; a tensor whose content is
-stored already, by whomever, is named and not written; what a commit relies on (shared objects, bases) is looked for
-again inside it, and where others deleted it meanwhile everything is written anew.
+stored already, by whomever, is named and not written, unless it was found damaged: then it is written, which mends it;
+what a commit relies on (shared objects, bases) is looked for again inside it, and where others deleted it meanwhile
+everything is written anew.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import duckdb
 import torch
 
 from tensordb import tensors
-from tensordb.catalog import deltas, objects
+from tensordb.catalog import damage, deltas, objects
 from tensordb.catalog.deltas import Chain, StoredContent
 from tensordb.encoding.pipeline import Prepared, prepare
 from tensordb.encoding.presets import CompressionConfig
@@ -160,6 +161,7 @@ class ContentWriter:
             objects.add_references(con, shared)
         if written:
             self._db.writer.name(con, [*new, *more], counts)
+        self._db.writer.mend(con, list(self._stored.values()))
         return ids
 
     def _object_id(self, content_id: bytes) -> bytes:
@@ -171,12 +173,21 @@ class ContentWriter:
     ) -> tuple[list[int], dict[int, tuple[Chain, ObjectSource]]]:
         """Return which tensors have to be written, one of each content, and from what some may be differences."""
         with self._db.catalog.read() as con:
+            marked = damage.marked(con)
+            damaged = set(marked.values())
             if self._sharing:
                 unknown = {each for each in contents if each not in self._known and each not in self._stored}
-                self._known |= deltas.with_content(con, list(unknown))
+                self._known |= deltas.with_content(con, list(unknown - damaged))
             first = {content: index for index, content in reversed(list(enumerate(contents)))}
             fresh = sorted(first[each] for each in first.keys() - self._known.keys() - self._stored.keys())
-            likely = {index: chain for index in fresh if (chain := self._chain_of(group[index])) is not None}
+            likely = {
+                index: chain
+                for index in fresh
+                # What mends others is stored by itself.
+                if contents[index] not in damaged
+                and (chain := self._chain_of(group[index])) is not None
+                and chain.key_id not in marked
+            }
             if not likely:
                 return fresh, {}
             names = {chain.key_id: f"the base of {group[index].title}" for index, chain in likely.items()}

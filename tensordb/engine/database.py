@@ -56,7 +56,7 @@ class Database:
         self.cache = None if cache is None else TensorCache(cache, generation, self.payloads.check)
         self.reader = ObjectReader(self.catalog, self.payloads)
         self.sources = ObjectSources(self.payloads)
-        self.writer = ObjectWriter(self.catalog, self.payloads)
+        self.writer = ObjectWriter(self.catalog, self.payloads, forget=self.reader.forget)
 
     def close(self) -> None:
         """Let go of everything; closing twice is fine."""

@@ -2,6 +2,9 @@
 
 A payload reaches the disk before, and outside of, the catalog's write block; the block then only names it. What was
 appended and never named is an orphan, which `gc` reclaims.
+
+An object that was found damaged counts as not stored: an equal one is written, and takes its place for all that name
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from tensordb.catalog import deltas, objects
+from tensordb.catalog import damage, deltas, objects
 from tensordb.catalog.deltas import Chain, NewDelta
 from tensordb.catalog.inline import MAX_NBYTES
 from tensordb.catalog.objects import NewObject
@@ -41,9 +44,11 @@ class BaseGoneError(ConflictError):
 class ObjectWriter:
     """Writes payloads and names them."""
 
-    def __init__(self, catalog: Catalog, payloads: PayloadStore) -> None:
+    def __init__(self, catalog: Catalog, payloads: PayloadStore, *, forget: Callable[[], None]) -> None:
+        """Bind catalog and payloads; `forget` drops the readers of payloads that others took the place of."""
         self._catalog = catalog
         self._payloads = payloads
+        self._forget = forget
 
     def is_stored(self, encoded: EncodedTensor) -> bool:
         """Tell whether an equal object is in the catalog, so that its payload need not be written again.
@@ -53,12 +58,13 @@ class ObjectWriter:
         if encoded.nbytes <= MAX_NBYTES:
             return False
         with self._catalog.read() as con:
-            return bool(objects.existing(con, [encoded.object_id]))
+            return bool(objects.existing(con, [encoded.object_id]) - damage.marked(con).keys())
 
     def few_stored(self) -> set[bytes] | None:
-        """Return the ids of all objects in the catalog, None when they are many."""
+        """Return the ids of all sound objects in the catalog, None when they are many."""
         with self._catalog.read() as con:
-            return objects.few(con)
+            found = objects.few(con)
+            return None if found is None else found - damage.marked(con).keys()
 
     def put_whole(self, prepared: Prepared, chain: Chain | None = None) -> Stored:
         """Encode and write a tensor that no record's row is for.
@@ -129,9 +135,29 @@ class ObjectWriter:
         present = set() if guess else objects.existing(con, list(unique))
         if present:
             objects.add_references(con, {key: refs[key] for key in present})
+            self._replace(con, {key: unique[key] for key in present & damage.marked(con).keys()})
         new = {key: each for key, each in unique.items() if key not in present}
         objects.add(con, [self._row(each, refs[key]) for key, each in new.items()])
         self._continue_chains(con, new)
+
+    def mend(self, con: duckdb.DuckDBPyConnection, stored: Sequence[Stored]) -> None:
+        """Have objects that were found damaged be what was now written of the same content, inside a write block.
+
+        Args:
+            con: The block's connection.
+            stored: What was written, no pages: differences from what an object holds go by its chunks.
+        """
+        written = {each.encoded.content_id: each for each in stored}
+        marked = damage.marked(con)
+        self._replace(con, {key: written[content] for key, content in marked.items() if content in written})
+
+    def _replace(self, con: duckdb.DuckDBPyConnection, damaged: Mapping[bytes, Stored]) -> None:
+        sound = {key: each for key, each in damaged.items() if each.encoded.base_id is None}
+        if not sound:
+            return
+        damage.replace(con, [self._row(each, 0)._replace(object_id=key) for key, each in sound.items()])
+        objects.release(con, deltas.remove(con, list(sound)))
+        self._forget()  # no other thread looks anything up before the block ends
 
     def _continue_chains(self, con: duckdb.DuckDBPyConnection, new: Mapping[bytes, Stored]) -> None:
         chains = {key: each.chain for key, each in new.items() if each.chain is not None}

@@ -42,6 +42,9 @@ class Maintenance:
     def verify(self, name: str | None = None) -> VerifyReport:
         """Read every stored byte of a dataset back, or of all datasets, checkpoints and weights, past every cache.
 
+        What is damaged is marked, unless the database was opened with ``read_only=True``: when an equal tensor is
+        inserted, saved or stored after that, it is written anew, for all that share it.
+
         Args:
             name: The dataset, None for everything.
 
@@ -55,7 +58,7 @@ class Maintenance:
         return verify(self._db, name)
 
     def verify_checkpoints(self, run: str | None = None) -> VerifyReport:
-        """Read every stored byte of the checkpoints of a run, or of all, back, past every cache.
+        """Read every stored byte of the checkpoints of a run, or of all, back, past every cache; else like `verify`.
 
         Raises:
             CheckpointNotFoundError: No run has this name.

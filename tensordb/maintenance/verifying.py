@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from tensordb.catalog import checkpoints, datasets, records, weights
-from tensordb.catalog.checkpoints import NamedTensor
+from tensordb.catalog import checkpoint_tensors, checkpoints, datasets, records, weights
+from tensordb.catalog.checkpoint_tensors import NamedTensor
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
 from tensordb.errors import CheckpointNotFoundError, DatasetNotFoundError, FormatError, IntegrityError
+from tensordb.maintenance.marking import Findings
 
 _OBJECTS_AT_ONCE = 256
 
@@ -93,33 +94,40 @@ def verify(db: Database, name: str | None) -> VerifyReport:
     """Verify one dataset, or for None everything."""
     with db.catalog.read() as con:
         rows = datasets.fetch_all(con) if name is None else [db.catalog.known.dataset(con, name)]
+    findings = Findings()
     count, seen, damaged = 0, 0, []
     for row in rows:
         try:
-            found, objects_read, broken = _verify_dataset(db, row.name)
+            found, objects_read, broken = _verify_dataset(db, row.name, findings)
         except DatasetNotFoundError:  # deleted meanwhile
             continue
         count, seen = count + found, seen + objects_read
         damaged += broken
     if name is not None:
+        findings.mark(db)
         return VerifyReport(count, seen, tuple(damaged))
-    found, ids, tensors = _verify_checkpoints(db)
-    stored, more, broken_weights = _verify_weights(db)
+    found, ids, tensors = _verify_checkpoints(db, None, findings)
+    stored, more, broken_weights = _verify_weights(db, findings)
+    findings.mark(db)
     whole = seen + len(ids | more)
     return VerifyReport(count, whole, tuple(damaged), found, tuple(tensors), stored, tuple(broken_weights))
 
 
 def verify_checkpoints(db: Database, run: str | None) -> VerifyReport:
     """Verify the checkpoints of a run, or for None all of them."""
-    found, ids, damaged = _verify_checkpoints(db, run)
+    findings = Findings()
+    found, ids, damaged = _verify_checkpoints(db, run, findings)
+    findings.mark(db)
     return VerifyReport(0, len(ids), (), found, tuple(damaged))
 
 
-def _verify_checkpoints(db: Database, run: str | None = None) -> tuple[int, set[bytes], list[DamagedTensor]]:
+def _verify_checkpoints(
+    db: Database, run: str | None, findings: Findings
+) -> tuple[int, set[bytes], list[DamagedTensor]]:
     """Return how many checkpoints there are, the objects that they name, and the tensors that are damaged."""
     with db.catalog.read() as con:
         run_id = None if run is None else _run_id(con, run)
-        named = checkpoints.named_tensors(con, run_id)
+        named = checkpoint_tensors.named_tensors(con, run_id)
         count = checkpoints.count(con, run_id)
     by_object: dict[bytes, list[NamedTensor]] = {}
     for each in named:
@@ -130,7 +138,7 @@ def _verify_checkpoints(db: Database, run: str | None = None) -> tuple[int, set[
     }
     damaged = [
         _damaged_tensor(each, error)
-        for object_id, error in _damage_among(db, wanted, checkpoints.still_named)
+        for object_id, error in _damage_among(db, wanted, checkpoint_tensors.still_named, findings)
         for each in by_object[object_id]
     ]
     return count, set(by_object), damaged
@@ -144,7 +152,7 @@ def _run_id(con: duckdb.DuckDBPyConnection, name: str) -> int:
     return row.run_id
 
 
-def _verify_weights(db: Database) -> tuple[int, set[bytes], list[DamagedWeight]]:
+def _verify_weights(db: Database, findings: Findings) -> tuple[int, set[bytes], list[DamagedWeight]]:
     """Return how many weights and deltas there are, the objects that they name, and which of them are damaged."""
     with db.catalog.read() as con:
         named = weights.named_objects(con)
@@ -154,7 +162,7 @@ def _verify_weights(db: Database) -> tuple[int, set[bytes], list[DamagedWeight]]
     wanted = {key: (f"weight {rows[0].content_id.hex()}", rows[0].content_id) for key, rows in by_object.items()}
     damaged = [
         DamagedWeight(each.content_id.hex(), None if each.base_id is None else each.base_id.hex(), str(error))
-        for object_id, error in _damage_among(db, wanted, weights.still_named)
+        for object_id, error in _damage_among(db, wanted, weights.still_named, findings)
         for each in by_object[object_id]
     ]
     return len(named), set(by_object), damaged
@@ -164,6 +172,7 @@ def _damage_among(
     db: Database,
     wanted: Mapping[bytes, tuple[str, bytes]],
     still_named: Callable[[duckdb.DuckDBPyConnection, Sequence[bytes]], set[bytes]],
+    findings: Findings,
 ) -> Iterator[tuple[bytes, Exception]]:
     """Yield the objects that are damaged, of some that have these names and content ids."""
     ids = list(wanted)
@@ -179,7 +188,9 @@ def _damage_among(
                 if isinstance(source, Exception):
                     raise source
                 db.sources.verify(names[key], source, wanted[key][1])
+                findings.sound.add(key)
             except (IntegrityError, FormatError) as error:
+                findings.damaged.add(key)
                 yield key, error
 
 
@@ -187,7 +198,7 @@ def _damaged_tensor(each: NamedTensor, error: Exception) -> DamagedTensor:
     return DamagedTensor(each.run, each.step, generated_id(each.number, CHECKPOINT_NONCE), each.name, str(error))
 
 
-def _verify_dataset(db: Database, name: str) -> tuple[int, int, list[DamagedRecord]]:
+def _verify_dataset(db: Database, name: str, findings: Findings) -> tuple[int, int, list[DamagedRecord]]:
     with db.catalog.read() as con:
         rows = records.everything(con, db.catalog.known.dataset(con, name))
     by_object: dict[bytes, list[RecordRow]] = {}
@@ -198,6 +209,8 @@ def _verify_dataset(db: Database, name: str) -> tuple[int, int, list[DamagedReco
         error = _damage_of(db, name, sharing[0], whole=True)
         if error is not None:
             damaged += _damaged_of(db, name, sharing, error)
+        if sharing[0].payload is None:
+            (findings.sound if error is None else findings.damaged).add(sharing[0].object_id)
     return len(rows), len(by_object), damaged
 
 

@@ -202,8 +202,9 @@ class Weights:
     ) -> str:
         """Store a weight as its difference from another one, where that is smaller; else by itself.
 
-        The base is kept for as long as the delta needs it, also when it is deleted. A chain of deltas is cut where
-        reading it would take too long.
+        What it is read with is kept for as long as it needs that, also when it is deleted: the base, or where the base
+        is a delta itself what that is a difference from, so that any delta is read with one tensor. Where differences
+        have become large it is stored by itself.
 
         Args:
             tensor_or_weight: As for `store`.

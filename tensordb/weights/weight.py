@@ -59,7 +59,7 @@ class WeightInfo:
         labels: The names it was stored under, oldest first; none when it never was given one.
         base_hash: For a delta the hash of the base it was stored with, else None.
         max_error: For a delta what it was allowed to differ by; None is bit for bit.
-        deltas: How many other objects it is read with, one behind the other; 0 when it is stored by itself.
+        deltas: How many deltas its chain has up to it, 0 when it is stored by itself; any is read with one base.
     """
 
     hash: str

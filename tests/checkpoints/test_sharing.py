@@ -25,7 +25,7 @@ def nudged(weight: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def deltas(db: TensorStorage, run: str) -> list[int]:
-    """Return how many bases the tensor "w" of each checkpoint has."""
+    """Return how many deltas the chain of the tensor "w" has up to each checkpoint, 0 where it is stored by itself."""
     rows = db.sql("SELECT deltas FROM history.tensors WHERE run = ? AND name = 'model.w' ORDER BY checkpoint_id", [run])
     return [row["deltas"] for row in rows.to_pylist()]
 
