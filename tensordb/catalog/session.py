@@ -117,6 +117,15 @@ class Catalog:
                     self._doomed_by = self._doomed_by or error
                 raise
 
+    def checkpoint(self) -> None:
+        """Have DuckDB fold its log into the file and reuse what is free, outside of transactions."""
+        doing = "checkpointing"
+        self._check_writable(doing)
+        with self._leased(doing, write=True) as con:
+            self._refresh()
+            with translated(doing):
+                con.execute("CHECKPOINT")
+
     def forget(self) -> None:
         """Drop everything remembered."""
         self.known = Remembered()

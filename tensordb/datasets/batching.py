@@ -13,13 +13,10 @@ import torch
 
 from tensordb import tensors
 from tensordb.encoding.presets import CompressionConfig
+from tensordb.engine.paging import PAGE_NBYTES, PAGED_NBYTES
 from tensordb.errors import InvalidInputError
 from tensordb.model import TensorSpec
 
-PAGED_NBYTES = 128 << 10
-"""Largest tensor that goes into pages; a larger one is read faster as an object of its own."""
-PAGE_NBYTES = 4 << 20
-"""Raw bytes at which a page is full."""
 _BUFFERED_NBYTES = 64 << 20
 """Raw bytes of unfinished pages, of all specs together."""
 

@@ -227,6 +227,29 @@ class Chunks:
         arrays = (array.read_floats(0, where.total).reshape(where.records, where.count) for array in self._parameters)
         return tuple(array[rows].reshape(-1) for array in arrays)
 
+    def codes_of_rows(self, rows: NDArray[np.int64]) -> Bytes:
+        """Return the codes of records of a page."""
+        codes = np.empty(self.layout.nbytes, np.uint8)
+        for index in range(self.layout.batches):
+            first, last = self.layout.batch_chunks(index)
+            begin, end = self.layout.span(first, last)
+            self.read_codes(first, last, codes[begin:end])
+        return codes.reshape(-1, self.record_elements * self.codes_itemsize)[rows].reshape(-1)
+
+    def parameters_of_rows(self, rows: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return the quantization parameters of records of a page, as they are stored."""
+        where = self.where
+        return [each.read(0, where.total).reshape(-1, where.count)[rows].reshape(-1) for each in self._parameters]
+
+    def exceptions_of_rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Return the exceptions of records of a page that are given in ascending order, as if it had no others."""
+        if not self._exceptions:
+            return np.empty(0, np.int64), np.empty(0, WORDS[self.itemsize])
+        found, within_record = np.divmod(self._positions.astype(np.int64), self.record_elements)
+        kept = np.isin(found, rows)
+        places = np.searchsorted(rows, found[kept]) * self.record_elements + within_record[kept]
+        return places, self._exceptions[1].read(0, self.descriptor.exceptions)[kept]
+
     def put_exceptions(self, out: Bytes, start: int, stop: int) -> None:
         """Put the exceptions among elements start to stop (exclusive) into `out`, which holds their bytes."""
         if not self._exceptions:

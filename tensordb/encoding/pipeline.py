@@ -30,7 +30,7 @@ from tensordb.errors import InvalidInputError
 from tensordb.model import Encoding, TensorSpec
 from tensordb.tensors import byte_view, spec_of
 
-__all__ = ["Base", "EncodedTensor", "Prepared", "encode", "prepare"]
+__all__ = ["Base", "EncodedTensor", "Prepared", "encode", "prepare", "prepare_stored"]
 
 _HASHED_APART = 16 << 20
 """From so many bytes on the content is hashed in another thread: waking one costs as much as a few megabytes."""
@@ -192,7 +192,11 @@ def prepare(
     if page and base is not None:
         raise InvalidInputError("a page cannot be stored as a difference; encode its tensors one by one")
     config = config.for_tensor(name, replace(spec, shape=spec.shape[1:]) if page else spec)
-    stored = quantize_where_possible(tensor, config, page)
+    return prepare_stored(quantize_where_possible(tensor, config, page), config, base)
+
+
+def prepare_stored(stored: Stored, config: CompressionConfig, base: Base | None = None) -> Prepared:
+    """Return what a quantizer made of a tensor, ready to be written; of the config only the compression counts."""
     codes = byte_view(stored.codes)
     seal = Seal(codes) if stored.quantizer is None else None
     hashing = start if codes.nbytes >= _HASHED_APART else _at_once

@@ -7,11 +7,11 @@ meanwhile stays deleted; a crash leaves a copy that nothing names.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 
-from tensordb.catalog import datasets, inline, objects
+from tensordb.catalog import inline, objects
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.inline import InlineRow
 from tensordb.catalog.objects import NewObject, ObjectRow
@@ -26,15 +26,13 @@ _MOVED_NBYTES = 64 << 20
 _INLINE_AT_ONCE = 4096
 
 
-def move_inline(db: Database) -> tuple[int, list[str]]:
-    """Move the payloads that lie in records' rows to segments.
+def move_inline(db: Database, names: Iterable[str]) -> tuple[int, list[str]]:
+    """Move the payloads that lie in the rows of these datasets' records to segments.
 
     Returns:
         How many were moved, and what is wrong with each that is damaged, which stays where it is.
     """
-    with db.catalog.read() as con:
-        names = [row.name for row in datasets.fetch_all(con)]
-    moved, damaged, after = 0, [], -1
+    moved, damaged = 0, list[str]()
     for name in names:
         found: list[InlineRow] | None = None
         while found is None or len(found) == _INLINE_AT_ONCE:
@@ -105,29 +103,52 @@ def _name_taken_out(
     db.catalog.known.forget_inline()
 
 
-def move_segment(db: Database, segment: int) -> int:
-    """Move the live payloads of a segment to the one being appended to; return how many there were."""
-    moved = 0
+def move_segment(db: Database, segment: int) -> tuple[int, dict[bytes, str]]:
+    """Move the live payloads of a segment to the one being appended to.
+
+    Returns:
+        How many were moved, and what is wrong with each object that is damaged, which stays where it is.
+    """
+    moved, damaged = 0, dict[bytes, str]()
     while True:
         # In one catalog block: once it ends, others may remove a segment.
         with db.catalog.read() as con:
-            found = _up_to(objects.in_segment(con, segment), _MOVED_NBYTES)
-            payloads = [db.payloads.read(Location(segment, row.position, row.stored_nbytes)) for row in found]
-        if not found:
-            return moved
-        moved += _move(db, found, payloads)
+            there = [row for row in objects.in_segment(con, segment) if row.object_id not in damaged]
+            found = list(_sound(db, _up_to(there, _MOVED_NBYTES), damaged))
+        if not there:
+            return moved, damaged
+        if found:
+            moved += _move(db, found, damaged)
 
 
-def _move(db: Database, found: Sequence[ObjectRow], payloads: Sequence[memoryview]) -> int:
+def _sound(
+    db: Database, rows: Sequence[ObjectRow], damaged: dict[bytes, str]
+) -> Iterable[tuple[ObjectRow, memoryview]]:
+    """Yield the payloads that can be found; note what is wrong with the others."""
+    for row in rows:
+        try:
+            yield row, db.payloads.read(Location(row.segment, row.position, row.stored_nbytes))
+        except IntegrityError as error:
+            damaged[row.object_id] = f"object {row.object_id.hex()}: {error}"
+
+
+def _move(db: Database, found: Sequence[tuple[ObjectRow, memoryview]], damaged: dict[bytes, str]) -> int:
     """Copy payloads to the segment being appended to, and point their objects there in one commit."""
     store, catalog = db.payloads, db.catalog
-    for row, payload in zip(found, payloads, strict=True):
-        _check_sound(row.object_id, payload)
+    sound = []
+    for row, payload in found:
+        try:
+            PayloadReader(payload).verify()  # damage must not be copied and its source removed
+            sound.append((row, payload))
+        except (IntegrityError, FormatError) as error:
+            damaged[row.object_id] = f"object {row.object_id.hex()}: {error}"
+    if not sound:
+        return 0
     with store.writing():
-        places = [store.append([payload]) for payload in payloads]
+        places = [store.append([payload]) for _, payload in sound]
         store.flush()
         with catalog.write("moving payloads") as con:
-            moved = objects.move(con, found, [(place.segment, place.offset) for place in places])
+            moved = objects.move(con, [row for row, _ in sound], [(place.segment, place.offset) for place in places])
     db.reader.forget()
     return moved
 
@@ -140,14 +161,3 @@ def _up_to(found: Sequence[ObjectRow], nbytes: int) -> list[ObjectRow]:
         part.append(row)
         nbytes -= row.stored_nbytes
     return part
-
-
-def _check_sound(object_id: bytes, payload: memoryview) -> None:
-    """Read a payload that is about to be moved; damage must not be copied and its source removed."""
-    try:
-        PayloadReader(payload).verify()
-    except (IntegrityError, FormatError) as error:
-        raise IntegrityError(
-            f"object {object_id.hex()} is damaged and stays where it is ({error}); verify() names its records, "
-            "delete them and compact again"
-        ) from error

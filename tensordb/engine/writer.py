@@ -73,26 +73,40 @@ class ObjectWriter:
             prepared: The tensor, prepared with a base if there is a chain to continue.
             chain: That chain; it begins with the base.
         """
-        stored = self._put_growing(prepared, any_size=True) if prepared.lead is not None else None
+        stored = self._put_growing(prepared, wanted=lambda _: True) if prepared.lead is not None else None
         if stored is None:
             stored = self.append(prepared.encode())
         return stored if stored.encoded.base_id is None else replace(stored, chain=chain)
 
+    def put_unless(self, prepared: Prepared, object_id: bytes) -> Stored | None:
+        """Encode and write a tensor, unless it comes out as the object it was read from; then return None."""
+        same: list[bool] = []
+
+        def differs(encoded: EncodedTensor) -> bool:
+            same.append(encoded.object_id == object_id)
+            return not same[-1]
+
+        stored = self._put_growing(prepared, wanted=differs) if prepared.lead is not None else None
+        if stored is None and not any(same):
+            encoded = prepared.encode()
+            stored = self.append(encoded) if differs(encoded) else None
+        return stored
+
     def put(self, prepared: Prepared) -> Stored:
         """Encode and write a tensor, a large one at once; one that is small, or known to be stored, is not written."""
-        grown = self._put_growing(prepared) if prepared.lead is not None else None
+        grown = self._put_growing(prepared, wanted=self._goes_to_a_segment) if prepared.lead is not None else None
         if grown is not None:
             return grown
         encoded = prepared.encode()
-        return self.append(encoded, known=self._stays_whole(encoded))
+        return self.append(encoded, known=not self._goes_to_a_segment(encoded))
 
-    def _put_growing(self, prepared: Prepared, *, any_size: bool = False) -> Stored | None:
-        """Write a tensor while it is encoded; None where the payload is wanted whole after all."""
+    def _put_growing(self, prepared: Prepared, *, wanted: Callable[[EncodedTensor], bool]) -> Stored | None:
+        """Write a tensor while it is encoded; None where raw is preferred, or what came out is not `wanted`."""
         made: list[EncodedTensor] = []
 
         def produce(write: Callable[[Sequence[Any]], None]) -> bytes | None:
             encoded = prepared.encode_growing(write)
-            if encoded is None or (not any_size and self._stays_whole(encoded)):
+            if encoded is None or not wanted(encoded):
                 return None
             made.append(encoded)
             header: bytes = encoded.buffers[0]
@@ -101,9 +115,9 @@ class ObjectWriter:
         location = self._payloads.append_growing(prepared.lead or 0, prepared.most, produce)
         return None if location is None else Stored(replace(made[0], buffers=(), seal=None), location)
 
-    def _stays_whole(self, encoded: EncodedTensor) -> bool:
-        """Tell whether a payload is for the record's row, or kept in case the equal object goes before it is named."""
-        return encoded.nbytes <= MAX_NBYTES or self.is_stored(encoded)
+    def _goes_to_a_segment(self, encoded: EncodedTensor) -> bool:
+        """Tell whether a payload is neither for the record's row, nor kept in case an equal object goes meanwhile."""
+        return encoded.nbytes > MAX_NBYTES and not self.is_stored(encoded)
 
     def append(self, encoded: EncodedTensor, *, known: bool = False) -> Stored:
         """Write a payload to a segment, unless it is `known` to be stored."""

@@ -7,10 +7,13 @@ live writer holds it; a reader that mapped it keeps its map.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from tensordb.catalog import objects
+from tensordb.catalog import datasets, objects
+from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Database
 from tensordb.engine.moving import move_inline, move_segment
+from tensordb.engine.recoding import compact_records
 from tensordb.errors import ConflictError, IntegrityError, InvalidInputError
 from tensordb.maintenance.verifying import VerifyReport, verify, verify_checkpoints
 
@@ -24,13 +27,22 @@ class ReclaimReport:
 
     Attributes:
         segments_removed: Segment files removed.
-        nbytes_freed: Bytes that the segments shrank by.
-        payloads_moved: Payloads written to another place.
+        nbytes_before: Bytes of the database's files at the beginning: catalog, its log, and segments.
+        nbytes_after: The same at the end.
+        payloads_moved: Records and objects whose payloads were written to another place.
+        records_left: Records that did not take on the encoding that `compact` was asked for.
     """
 
     segments_removed: int
-    nbytes_freed: int
+    nbytes_before: int
+    nbytes_after: int
     payloads_moved: int = 0
+    records_left: int = 0
+
+    @property
+    def nbytes_freed(self) -> int:
+        """Bytes that the files shrank by; negative where they grew."""
+        return self.nbytes_before - self.nbytes_after
 
 
 class Maintenance:
@@ -72,6 +84,83 @@ class Maintenance:
             ConflictError: Called inside a transaction, whose rollback could not bring a segment back.
         """
         self._check_outside("gc")
+        before = self._nbytes()
+        return ReclaimReport(self._remove_dead(), before, self._nbytes())
+
+    def compact(
+        self,
+        name: str | None = None,
+        *,
+        min_dead: float = 0.5,
+        preset: str | None = None,
+        config: CompressionConfig | None = None,
+    ) -> ReclaimReport:
+        """Gather small records into pages, and give the space of what is dead back.
+
+        Payloads that lie in records' rows and small objects of one record are encoded together, those of one spec and
+        scheme in pages of 4 MiB, in insertion order; so are the rows of pages that are mostly dead, and of small pages
+        that together make fewer. What is quantized is copied byte by byte instead, so that its values and the error
+        that was measured stay as they are; of a quantized page that is mostly dead the dead rows are left out. Then
+        segments that are mostly dead or small are rewritten, and those that nothing names are removed. What several
+        records or others (checkpoints, weights) share stays an object of its own.
+
+        Readers in other processes go on: what they mapped stays, and what they look up later they find at its new
+        place. The catalog is held for the commits only. A crash leaves both copies, and the catalog names one.
+
+        Args:
+            name: The dataset whose records are gathered, or encoded anew; None for all. Segments are those of all.
+            min_dead: Share of dead bytes, from 0 to 1, from which a segment is rewritten, and of dead rows a page.
+            preset: Name of a preset to encode the records with, large ones too. What was stored lossless can take on
+                any, and a quantizer's error is then measured against the original. What is quantized already keeps
+                its encoding: it would lose again, by an amount that nobody can measure any more. So does what is
+                shared with others. `records_left` counts both.
+            config: The same as a config; not together with `preset`.
+
+        Raises:
+            DatasetNotFoundError: No dataset has this name.
+            UnknownPresetError: No preset has this name.
+            InvalidInputError: `min_dead` is no share, or both a preset and a config are given.
+            ConflictError: Called inside a transaction, whose rollback could not bring a segment back.
+            IntegrityError: Something is damaged; it stays where it is, and all else was done.
+        """
+        wanted = _config(preset, config)
+        if isinstance(min_dead, bool) or not isinstance(min_dead, int | float) or not 0 <= min_dead <= 1:
+            raise InvalidInputError(f"min_dead is {min_dead!r}; it is a share from 0 to 1")
+        self._check_outside("compact")
+        names = self._names(name)
+        self._db.payloads.seal()
+        self._db.catalog.checkpoint()  # what the log holds is counted on both sides as what it takes in the file
+        before = self._nbytes()
+        outcome, left = compact_records(self._db, names, min_dead=min_dead, config=wanted)
+        inline, broken = move_inline(self._db, names)
+        rewritten, damaged = self._rewrite_segments(min_dead)
+        removed = self._remove_dead()
+        self._db.catalog.checkpoint()  # frees the blocks of what was inline, for DuckDB to use again
+        damage = [*broken, *(damaged | outcome.damaged).values()]
+        if damage:
+            raise IntegrityError(
+                f"{len(damage)} damaged payload(s), each of which stays where it is while all else was done; verify() "
+                f"names the records, delete them and compact again: {'; '.join(damage[:10])}"
+            )
+        return ReclaimReport(removed, before, self._nbytes(), outcome.moved + inline + rewritten, left)
+
+    def _rewrite_segments(self, min_dead: float) -> tuple[int, dict[bytes, str]]:
+        """Move what lives in segments that are mostly dead or small; return how much, and what is damaged."""
+        with self._db.catalog.read() as con:
+            live = objects.live_nbytes(con)
+        idle = [info for info in self._db.payloads.segments() if not info.live and info.nbytes]
+        small = [info for info in idle if info.nbytes < _SMALL_NBYTES]
+        moved, damaged = 0, dict[bytes, str]()
+        for info in idle:
+            dead = 1 - live.get(info.id, 0) / info.nbytes
+            if dead >= min_dead or (info in small and len(small) > 1):
+                more, broken = move_segment(self._db, info.id)
+                moved += more
+                damaged |= broken
+        return moved, damaged
+
+    def _remove_dead(self) -> int:
+        """Remove the segments that nothing names; return how many."""
         payloads = self._db.payloads
         with self._db.catalog.read() as con:
             live = objects.live_nbytes(con)
@@ -80,49 +169,39 @@ class Maintenance:
         with self._db.catalog.write("collecting garbage") as con:
             live = objects.live_nbytes(con)
             dead = [info for info in payloads.segments() if info.id not in live]
-            removed = [info for info in dead if payloads.remove(info.id)]
-        return ReclaimReport(len(removed), sum(info.nbytes for info in removed))
+            return sum(payloads.remove(info.id) for info in dead)
 
-    def compact(self, *, min_dead: float = 0.5) -> ReclaimReport:
-        """Rewrite segments that are mostly dead or small, move inlined payloads into them, then remove what is dead.
-
-        Payloads are copied byte by byte, not encoded again. Readers in other processes go on: what they mapped stays,
-        and what they look up later they find at its new place. A crash leaves both copies, and the catalog names one.
-
-        Args:
-            min_dead: Share of dead bytes, from 0 to 1, from which a segment is rewritten.
-
-        Raises:
-            ConflictError: Called inside a transaction, whose rollback could not bring a segment back.
-            IntegrityError: A payload that would be moved is damaged; it stays where it is, and so does what shares its
-                segment. What was inlined and is sound was moved all the same.
-        """
-        if isinstance(min_dead, bool) or not isinstance(min_dead, int | float) or not 0 <= min_dead <= 1:
-            raise InvalidInputError(f"min_dead is {min_dead!r}; it is a share from 0 to 1")
-        self._check_outside("compact")
-        payloads = self._db.payloads
-        payloads.seal()
-        before = sum(info.nbytes for info in payloads.segments())
-        moved, damaged = move_inline(self._db)
+    def _names(self, name: str | None) -> list[str]:
         with self._db.catalog.read() as con:
-            live = objects.live_nbytes(con)
-        idle = [info for info in payloads.segments() if not info.live and info.nbytes]
-        small = [info for info in idle if info.nbytes < _SMALL_NBYTES]
-        for info in idle:
-            dead = 1 - live.get(info.id, 0) / info.nbytes
-            if dead >= min_dead or (info in small and len(small) > 1):
-                moved += move_segment(self._db, info.id)
-        removed = self.gc().segments_removed
-        after = sum(info.nbytes for info in payloads.segments())
-        if damaged:
-            raise IntegrityError(
-                f"{len(damaged)} damaged payload(s) stay where they are, all others were moved; delete the records and "
-                f"compact again: {'; '.join(damaged[:10])}"
-            )
-        return ReclaimReport(removed, max(0, before - after), moved)
+            if name is not None:
+                return [self._db.catalog.known.dataset(con, name).name]
+            return [row.name for row in datasets.fetch_all(con)]
+
+    def _nbytes(self) -> int:
+        """Return the bytes of the database's files; in memory, of its segments."""
+        total = sum(info.nbytes for info in self._db.payloads.segments())
+        if self._db.folder is None:
+            return total
+        catalog = self._db.folder / "catalog.duckdb"
+        return total + sum(_size(path) for path in (catalog, catalog.with_name("catalog.duckdb.wal")))
 
     def _check_outside(self, verb: str) -> None:
         with self._db.catalog.read():
             inside = self._db.catalog.in_transaction
         if inside:
             raise ConflictError(f"{verb} cannot run inside a transaction; leave the transaction first")
+
+
+def _config(preset: str | None, config: CompressionConfig | None) -> CompressionConfig | None:
+    if preset is not None and config is not None:
+        raise InvalidInputError("preset and config both say what to encode with; give one of them")
+    if config is not None and not isinstance(config, CompressionConfig):
+        raise InvalidInputError(f"config is a {type(config).__name__}; give a CompressionConfig")
+    return config if preset is None else get_compression_preset(preset)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
