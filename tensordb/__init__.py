@@ -41,6 +41,7 @@ try:
     )
     from tensordb.maintenance import DamagedRecord, DamagedTensor, DamagedWeight, ReclaimReport, VerifyReport
     from tensordb.model import Encoding, MeasuredError, TensorSpec
+    from tensordb.search.result import Hit, SearchResult
     from tensordb.storage import TensorStorage
     from tensordb.weights.weight import Weight, WeightInfo, WeightStorageInfo
 finally:
@@ -66,6 +67,7 @@ __all__ = [
     "DatasetNotFoundError",
     "Encoding",
     "FormatError",
+    "Hit",
     "IntegrityError",
     "InvalidInputError",
     "InvalidQueryError",
@@ -86,6 +88,7 @@ __all__ = [
     "Record",
     "Rule",
     "SchemaValidationError",
+    "SearchResult",
     "StorageFullError",
     "StoreError",
     "TensorDBError",
