@@ -53,5 +53,6 @@ class Asked:
 
 
 def power_near_one(largest: NDArray[Any]) -> Floats:
-    """Return the powers of two that bring numbers between 0.5 and 1, as far as exponents reach."""
-    return np.asarray(np.ldexp(1.0, np.clip(-np.frexp(largest.astype(np.float64))[1], -1000, 1000)))
+    """Return the powers of two that bring numbers between 0.5 and 1, as far as exponents reach; for 0 the largest."""
+    exponents = np.where(largest > 0, -np.frexp(largest.astype(np.float64))[1], 1000)
+    return np.asarray(np.ldexp(1.0, np.clip(exponents, -1000, 1000)))

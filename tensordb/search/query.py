@@ -70,8 +70,8 @@ def _check_values(stack: Vectors, metric: Metric) -> None:
         raise InvalidInputError(
             f"query {at} has {stack[at, place]} at position {place}; search compares finite numbers alone"
         )
-    zeros = np.flatnonzero(~stack.any(axis=1)) if metric == "cosine" else ()
-    if len(zeros):
+    zeros = np.flatnonzero(~stack.any(axis=1))
+    if metric == "cosine" and len(zeros):
         raise InvalidInputError(
             f"query {int(zeros[0])} is all zeros, which has no direction to compare; drop it, or use metric='l2'"
         )
