@@ -43,6 +43,7 @@ try:
     from tensordb.feeding import TensorDataset, TensorStream, collate
     from tensordb.maintenance import DamagedRecord, DamagedTensor, DamagedWeight, ReclaimReport, VerifyReport
     from tensordb.model import Encoding, MeasuredError, TensorSpec
+    from tensordb.search.result import Hit, SearchResult
     from tensordb.storage import TensorStorage
     from tensordb.weights.weight import Weight, WeightInfo, WeightStorageInfo
 finally:
@@ -70,6 +71,7 @@ __all__ = [
     "DatasetNotFoundError",
     "Encoding",
     "FormatError",
+    "Hit",
     "IntegrityError",
     "InvalidInputError",
     "InvalidQueryError",
@@ -90,6 +92,7 @@ __all__ = [
     "Record",
     "Rule",
     "SchemaValidationError",
+    "SearchResult",
     "StorageFullError",
     "StoreError",
     "TensorDBError",

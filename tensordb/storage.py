@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -24,6 +24,8 @@ from tensordb.errors import InvalidInputError, NotFoundError, StoreError
 from tensordb.feeding import TensorDataset
 from tensordb.maintenance import Maintenance, VerifyReport
 from tensordb.payloads.files import make_folders
+from tensordb.search.result import SearchResult
+from tensordb.search.searcher import Searcher
 from tensordb.weights.accessor import Weights
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class TensorStorage:
         )
         self._db.config = config or get_compression_preset(DEFAULT_PRESET)
         self._inserter = Inserter(self._db)
+        self._searcher = Searcher(self._db)
         self.checkpoints = Checkpoints(self._db)
         self.weights = Weights(self._db)
         self.maintenance = Maintenance(self._db)
@@ -270,6 +273,51 @@ class TensorStorage:
     ) -> Iterator[Record]:
         """Iterate over the records that match now, like `query` but with about 32 MB of decoded tensors at a time."""
         return lookup.scan(self._db, name, queries.selection(where, params, order_by, limit))
+
+    def search(
+        self,
+        name: str,
+        query: Any,
+        k: int = 10,
+        *,
+        metric: Literal["cosine", "l2", "dot"] = "cosine",
+        where: str | None = None,
+        params: Params = None,
+    ) -> SearchResult | list[SearchResult]:
+        """Return the records whose vectors are nearest to one or more query vectors, exactly.
+
+        Every record that matches is compared, so that nothing is missed. Decoded vectors are kept for the next search,
+        up to 256 MiB (`search.blocks.CACHE_NBYTES`); a larger dataset is decoded in part at each search, and never all
+        in memory.
+
+        Args:
+            name: The dataset. Its records, or those that match, must all be vectors of the query's length; dtypes may
+                differ. Quantized ones are compared by what they decode to.
+            query: A vector ``[elements]`` or a stack ``[queries, elements]``: a tensor, an array or a list of real
+                numbers, finite, and for ``"cosine"`` not all zeros.
+            k: Number of hits; all records when there are fewer.
+            metric: ``"cosine"``: of the angle, 0 for a record of zeros. ``"dot"``: dot product. ``"l2"``: Euclidean
+                distance, nearest first.
+            where: Condition as in `query`; pages without a record that matches are not read.
+            params: Values for the condition.
+
+        Returns:
+            The hits, nearest first; of equal scores the one inserted first. For a stack a list with one such result a
+            query. Scores are computed in float64 from the stored values. A record with NaN or infinities comes last,
+            with the score NaN.
+
+        Raises:
+            InvalidInputError: The query cannot be compared, or a record that matches is of another shape or complex.
+
+        >>> with TensorStorage(None) as db:
+        ...     db.create_dataset("words")
+        ...     _ = db.insert_many("words", torch.eye(3), [{"word": word} for word in ("a", "b", "c")])
+        ...     for hit in db.search("words", [0.1, 0.9, 0.0], k=2):
+        ...         print(hit.record.metadata["word"], round(hit.score, 3))
+        b 0.994
+        a 0.11
+        """
+        return self._searcher.search(name, query, k, metric, where, params)
 
     def sample_dataset(
         self,

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import duckdb
 
-from tensordb.catalog import datasets, documents, inline, objects, records, specs
+from tensordb.catalog import datasets, documents, inline, objects, places, records, specs
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.inline import InlinePayloads
 from tensordb.catalog.mirror import FEWEST, MAX_OBJECTS, MAX_RECORDS, WORTH_IT, Mirror
 from tensordb.catalog.objects import ObjectRow
+from tensordb.catalog.places import MAX_PLACES, Places
 from tensordb.catalog.records import RecordRow, Selection
 from tensordb.errors import DatasetNotFoundError, InvalidInputError
 from tensordb.model import TensorSpec
@@ -32,11 +33,13 @@ class Remembered:
         self._counts: dict[int, int] = {}
         self._mirrors: dict[int, Mirror | None] = {}
         self._objects: dict[bytes, ObjectRow] = {}
+        self._places: dict[int, Places] = {}
 
     def begin_write(self) -> None:
         """Drop what the next statement may make wrong."""
         if self._lookups:
             self._lookups, self._counts, self._mirrors, self._objects = {}, {}, {}, {}
+        self._places.clear()
 
     def dataset(self, con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow:
         """Return the dataset of this name.
@@ -85,6 +88,15 @@ class Remembered:
         found = {each: known for each in object_ids if (known := self._objects.get(each)) is not None}
         rest = [each for each in object_ids if each not in found]
         return {**found, **objects.fetch(con, rest)} if rest else found
+
+    def places(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> Places:
+        """Return where the records of a dataset are, inside a block that reads; the same object until a write."""
+        if row.dataset_id not in self._places:
+            found = places.fetch(con, row)
+            if len(found.numbers) + sum(len(each.numbers) for each in self._places.values()) > MAX_PLACES:
+                self._places.clear()
+            self._places[row.dataset_id] = found
+        return self._places[row.dataset_id]
 
     def last_seq(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:
         """Return the largest sequence number of a dataset."""

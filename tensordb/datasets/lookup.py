@@ -70,14 +70,14 @@ def get_many(db: Database, name: str, record_ids: Sequence[str]) -> list[Record]
         if missing:
             raise not_found(name, missing[0], also=len(missing) - 1)
         located = db.reader.locate(con, name, [found[each] for each in wanted])
-    return _records(db, located)
+    return records_of(db, located)
 
 
 def everything(db: Database, name: str) -> list[Record]:
     """Return all records in insertion order."""
     with db.catalog.read() as con:
         located = db.reader.locate(con, name, records.everything(con, db.catalog.known.dataset(con, name)))
-    return _records(db, located)
+    return records_of(db, located)
 
 
 def select(db: Database, name: str, where: Where, selection: Selection) -> list[Record]:
@@ -86,7 +86,7 @@ def select(db: Database, name: str, where: Where, selection: Selection) -> list[
         return _filter(scan(db, name, Selection(order_by=selection.order_by)), where, selection.limit)
     with db.catalog.read() as con:
         located = db.reader.locate(con, name, records.select(con, db.catalog.known.dataset(con, name), selection))
-    return _records(db, located)
+    return records_of(db, located)
 
 
 def scan(db: Database, name: str, selection: Selection) -> Iterator[Record]:
@@ -100,8 +100,8 @@ def scan(db: Database, name: str, selection: Selection) -> Iterator[Record]:
 
 def _scan(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Record]:
     for start in range(0, len(numbers), _SCAN_RECORDS):
-        for part in _bounded(_locate(db, name, numbers[start : start + _SCAN_RECORDS])):
-            yield from _records(db, part)
+        for part in _bounded(locate(db, name, numbers[start : start + _SCAN_RECORDS])):
+            yield from records_of(db, part)
 
 
 def sequence(db: Database, name: str, selection: Selection) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -118,14 +118,14 @@ def sample(db: Database, name: str, n_samples: int, seed: int | None, selection:
         raise InvalidInputError(f"seed {seed!r} is not an int from 0; None draws anew each time")
     numbers = sequence(db, name, selection)
     drawn = np.random.default_rng(seed).choice(numbers, min(size, len(numbers)), replace=False)
-    return _records(db, _locate(db, name, drawn))
+    return records_of(db, locate(db, name, drawn))
 
 
 def page(db: Database, name: str, offset: int, limit: int, selection: Selection) -> Page:
     """Return the page of `limit` records from `offset` on; every page costs the same."""
     begin, size = check_count(offset, "offset"), check_count(limit, "limit")
     numbers = sequence(db, name, selection)
-    found = _records(db, _locate(db, name, numbers[begin : begin + size]))
+    found = records_of(db, locate(db, name, numbers[begin : begin + size]))
     return Page(found, offset=begin, limit=size, total=len(numbers))
 
 
@@ -136,7 +136,8 @@ def check_count(value: Any, what: str) -> int:
     return int(value)
 
 
-def _locate(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Located:
+def locate(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Located:
+    """Find the records of these sequence numbers, in their order; those that are gone are left out."""
     wanted = numbers.tolist()
     with db.catalog.read() as con:
         found = db.catalog.known.by_sequence(con, db.catalog.known.dataset(con, name), wanted)
@@ -172,7 +173,8 @@ def _filter(
     return kept
 
 
-def _records(db: Database, located: Located) -> list[Record]:
+def records_of(db: Database, located: Located) -> list[Record]:
+    """Decode records that were located."""
     decoded = db.reader.tensors(located)
     return [_record(located, row, tensor) for row, tensor in zip(located.rows, decoded, strict=True)]
 

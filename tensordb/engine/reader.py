@@ -157,6 +157,21 @@ class ObjectReader:
             self._decode_paged(located, paged, result)
         return [tensor for tensor in result if tensor is not None]
 
+    def whole(self, located: Located) -> tuple[torch.Tensor, bool]:
+        """Return the object that holds the only record of `located`: of a page all rows.
+
+        Returns:
+            The tensor, and whether it aliases what is stored, as it does where that needs no decoding.
+        """
+        row = located.rows[0]
+        source = located.sources[row.source]
+        with _naming(located.dataset, row, source.location):
+            self._check(source)
+            encoding = source.encoding
+            if encoding.compression == "none" and encoding.quantization == "none":
+                return source.reader.view(), True
+            return source.reader.decode(), False
+
     def reopen(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> Source:
         """Find a record's object inside a catalog block, past everything remembered."""
         found = objects.fetch(con, [row.object_id]).get(row.object_id) if row.payload is None else None

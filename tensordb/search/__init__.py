@@ -1,0 +1,1 @@
+"""Finding records by example: exact nearest neighbours of vectors, in bounded memory."""
