@@ -84,6 +84,11 @@ def table_of(new: NewRecords, kind: FieldType | None) -> pa.Table:
     return pa.table(columns)
 
 
+def struct_array(documents: Sequence[dict[str, Any] | None], kind: StructOf) -> pa.StructArray:
+    """Return documents as a struct column; raises ValueError when one does not fit the type."""
+    return _struct_array(documents, kind)
+
+
 def objects_table(new: Sequence[NewObject]) -> pa.Table:
     """Return the columns of new objects, in the order of the table's."""
     return pa.table(dict(zip(new[0]._fields, map(pa.array, zip(*new, strict=True)), strict=True)))
@@ -122,10 +127,11 @@ def _array(values: Sequence[Any], kind: FieldType) -> pa.Array:
     exact = _EXACT.get(kind) if isinstance(kind, str) else None
     if exact is None or not set(map(type, values)) <= exact:
         values = [fields.coerce(value, kind) for value in values]
-    return pa.array(values, _arrow_type(kind))
+    return pa.array(values, arrow_type(kind))
 
 
-def _arrow_type(kind: FieldType) -> pa.DataType:
+def arrow_type(kind: FieldType) -> pa.DataType:
+    """Return the type of a metadata column."""
     if isinstance(kind, StructOf):
-        return pa.struct([(name, _arrow_type(inner)) for name, inner in kind.fields.items()])
-    return pa.list_(_arrow_type(kind.element)) if isinstance(kind, ListOf) else _SCALARS[kind]
+        return pa.struct([(name, arrow_type(inner)) for name, inner in kind.fields.items()])
+    return pa.list_(arrow_type(kind.element)) if isinstance(kind, ListOf) else _SCALARS[kind]

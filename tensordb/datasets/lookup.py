@@ -96,9 +96,15 @@ def scan(db: Database, name: str, selection: Selection) -> Iterator[Record]:
 
 
 def _scan(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Record]:
+    for part in parts(db, name, numbers):
+        yield from part
+
+
+def parts(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[list[Record]]:
+    """Yield the records of these sequence numbers in their order, as many at a time as `SCAN_NBYTES` hold."""
     for start in range(0, len(numbers), _SCAN_RECORDS):
         for part in _bounded(_locate(db, name, numbers[start : start + _SCAN_RECORDS])):
-            yield from _records(db, part)
+            yield _records(db, part)
 
 
 def sequence(db: Database, name: str, selection: Selection) -> np.ndarray[Any, np.dtype[np.int64]]:
