@@ -201,7 +201,7 @@ class TensorStorage:
                 dataset of Hugging Face; a torch Dataset or an iterable of tensors, ``(tensor, label)`` or dicts; or
                 the path of an ``.npy``, ``.npz``, ``.safetensors``, ``.parquet`` (also a pattern) or ``.arrow`` file,
                 or of a folder of pictures, whose subfolders are labels.
-            tensor: Column of the tensors (default: the only one that holds lists of numbers).
+            tensor: Column of the tensors (default: the only one of lists of numbers; of several that named "tensor").
             record_id: Column, or metadata field, that becomes the record ids (default: they are generated).
             metadata: Columns that become metadata (default: all others); for a source without columns one mapping a
                 record, as for `insert_many`.

@@ -97,14 +97,13 @@ def scan(db: Database, name: str, selection: Selection) -> Iterator[Record]:
 
 def _scan(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Record]:
     for part in parts(db, name, numbers):
-        yield from part
+        yield from _records(db, part)
 
 
-def parts(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[list[Record]]:
-    """Yield the records of these sequence numbers in their order, as many at a time as `SCAN_NBYTES` hold."""
+def parts(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Located]:
+    """Yield the records of these sequence numbers in their order, as many at a time as `SCAN_NBYTES` hold decoded."""
     for start in range(0, len(numbers), _SCAN_RECORDS):
-        for part in _bounded(_locate(db, name, numbers[start : start + _SCAN_RECORDS])):
-            yield _records(db, part)
+        yield from _bounded(_locate(db, name, numbers[start : start + _SCAN_RECORDS]))
 
 
 def sequence(db: Database, name: str, selection: Selection) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -178,7 +178,7 @@ def _is_ours(kind: pa.DataType) -> bool:
 def _is_list(kind: pa.DataType) -> bool:
     of = pa.types
     views = of.is_list_view(kind) or of.is_large_list_view(kind)
-    return of.is_list(kind) or of.is_large_list(kind) or of.is_fixed_size_list(kind) or views
+    return bool(of.is_list(kind) or of.is_large_list(kind) or of.is_fixed_size_list(kind) or views)
 
 
 def _storage(kind: pa.DataType) -> pa.DataType:

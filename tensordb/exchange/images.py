@@ -13,14 +13,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
 
+from tensordb.catalog import documents
 from tensordb.datasets.streaming import Row
 from tensordb.errors import InvalidInputError, MissingDependencyError
+from tensordb.exchange.publishing import Publication
 from tensordb.exchange.rows import Asked, Source, identified
-from tensordb.tensors import adopted
+from tensordb.exchange.selecting import Column, Selected, document_of, value_of
+from tensordb.tensors import adopted, snapshot
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +51,52 @@ def from_folder(folder: Path, asked: Asked) -> Source:
     if not paths:
         raise InvalidInputError(f"{folder} has no pictures; their names end in {', '.join(sorted(SUFFIXES))}")
     return Source(_rows(folder, paths, asked.record_id), len(paths))
+
+
+def write_folder(files: Publication, selected: Selected, columns: Sequence[Column], bar: Any = None) -> None:
+    """Write each tensor as a PNG, below a folder of its label if it has one, and the metadata as ``metadata.jsonl``.
+
+    Names are percent-encoded where they would not be names of files. A line of ``metadata.jsonl`` has ``file_name``,
+    as the image folders of Hugging Face have it; what JSON lacks is text there.
+    """
+    module = pillow()
+    fields = [each for each in columns if each.role == "field"]
+    with files.file("metadata.jsonl") as lines:
+        for part in selected.parts(bar=bar):
+            for item in part:
+                document = document_of(item)
+                name = _file_name(item.record_id, document.get("label"))
+                picture = _picture(module, item.tensor, item.record_id)
+                with files.file(name) as file:
+                    picture.save(file, "PNG")
+                said = {each.name: value_of(document, each.path) for each in fields}
+                text = documents.as_json({**said, "file_name": name})
+                lines.write(text.encode("utf-8") + b"\n")
+
+
+def _file_name(record_id: str, label: Any) -> str:
+    name = f"{quote(record_id, safe=' ')}.png"
+    if not isinstance(label, str | int) or label == "":
+        return name
+    return f"{_folder_name(quote(str(label), safe=' '))}/{name}"
+
+
+def _folder_name(text: str) -> str:
+    return text.replace(".", "%2E") if text.strip(".") == "" else text
+
+
+def _picture(module: Any, tensor: Any, record_id: str) -> Image:
+    array = snapshot(tensor).squeeze(0).numpy() if tensor.ndim == 3 and len(tensor) == 1 else None
+    if tensor.dtype == torch.uint8 and tensor.ndim == 3 and len(tensor) in (3, 4):
+        array = snapshot(tensor.permute(1, 2, 0)).numpy()
+    elif tensor.ndim == 2:
+        array = snapshot(tensor).numpy()
+    if array is None or tensor.dtype not in (torch.uint8, torch.uint16) or not array.size:
+        raise InvalidInputError(
+            f"record {record_id!r} is {tensor.dtype} of shape {list(tensor.shape)}, which is no picture: give uint8 of "
+            "[H, W] or [1, 3 or 4, H, W], or uint16 of [1, H, W]"
+        )
+    return module.fromarray(array)  # type: ignore[no-any-return]
 
 
 def pillow() -> Any:

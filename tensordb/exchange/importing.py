@@ -92,13 +92,18 @@ def format_of(path: Path, given: str | None) -> str:
     return found
 
 
-def _of_path(path: Path, asked: Asked, given: str | None) -> Source:
+def check_path(path: Path, given: str | None) -> str:
+    """Return the format of a file or folder to be read; raise InvalidInputError when it is not there."""
     kind = "images" if given is None and path.is_dir() else format_of(path, given)
     if kind != "parquet" and not path.exists():
         raise InvalidInputError(f"there is no file or folder {str(path)!r}")
     if kind == "images" and not path.is_dir():
         raise InvalidInputError(f"{str(path)!r} is no folder; pictures are imported from one")
-    return _reader(kind)(path, asked)
+    return kind
+
+
+def _of_path(path: Path, asked: Asked, given: str | None) -> Source:
+    return _reader(check_path(path, given))(path, asked)
 
 
 def _reader(kind: str) -> Callable[[Path, Asked], Source]:

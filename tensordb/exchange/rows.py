@@ -10,6 +10,9 @@ from tensordb.datasets.metadata import metadata_rows
 from tensordb.datasets.streaming import Row
 from tensordb.errors import InvalidInputError
 
+_USUAL = "tensor"
+"""The column that is meant when several could be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -108,8 +111,8 @@ def roles_of(names: Sequence[str], candidates: Sequence[str], asked: Asked, wher
 
 def _only(names: Sequence[str], candidates: Sequence[str], asked: Asked, where: str) -> str:
     free = [name for name in candidates if name != asked.record_id and name not in (asked.fields or ())]
-    if len(free) == 1:
-        return free[0]
+    if len(free) == 1 or _USUAL in free:
+        return free[0] if len(free) == 1 else _USUAL
     if free:
         raise InvalidInputError(
             f"{where} has several columns that could be the tensor: {', '.join(map(repr, free))}; name one as tensor="

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from tensordb.catalog import documents
 from tensordb.datasets.streaming import Row
 from tensordb.errors import IntegrityError, InvalidInputError
 from tensordb.exchange.rows import Asked, Source, beside, identified
-from tensordb.exchange.safetensors_header import SafetensorsFile
+from tensordb.exchange.safetensors_header import MOST_HEADER_NBYTES, SafetensorsFile, build
+from tensordb.exchange.selecting import Column, Selected, document_of
+from tensordb.tensors import byte_view, dtype_from_name, snapshot
 
 _RECORDS = "tensordb.records"
 _PACKED = "$msgpack"
@@ -56,9 +60,32 @@ def _unbound(stack: torch.Tensor) -> Iterator[torch.Tensor]:
         yield from stack[start : start + 1024].unbind()
 
 
-def said_of(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return the metadata of records as that of a file."""
-    return {_RECORDS: json.dumps({name: _form(document) for name, document in records.items()}, ensure_ascii=False)}
+def write_safetensors(file: BinaryIO, selected: Selected, columns: Sequence[Column], bar: Any = None) -> None:
+    """Write each tensor under its record id, one after the other, with the metadata in the file's header.
+
+    Tensors of larger elements come first, as the format wants it for alignment, and otherwise in their order.
+    """
+    ids: list[str] = []
+    said: dict[str, Any] = {}
+    with_metadata = any(each.role == "field" for each in columns)
+    for part in selected.parts(decode=False):
+        ids += [each.record_id for each in part]
+        if with_metadata:
+            said |= {each.record_id: _form(document_of(each)) for each in part if each.packed is not None}
+    width = np.array([dtype_from_name(selected.specs[each].dtype).itemsize for each in selected.spec_ids.tolist()])
+    order = np.argsort(-width, kind="stable") if len(width) else np.empty(0, np.int64)
+    specs = {ids[place]: selected.specs[int(selected.spec_ids[place])] for place in order.tolist()}
+    texts = {_RECORDS: json.dumps(said, ensure_ascii=False)} if said else {}
+    header = build(specs, {"format": "pt", **texts}, in_order=True)
+    if len(header.raw) > MOST_HEADER_NBYTES:
+        raise InvalidInputError(
+            f"ids and metadata of {len(ids):,} records take {len(header.raw):,} bytes of a header, more than readers "
+            "of safetensors accept; write Parquet, or leave the metadata out with columns=['tensor']"
+        )
+    file.write(header.raw)
+    for part in replace(selected, numbers=selected.numbers[order], spec_ids=selected.spec_ids[order]).parts(bar=bar):
+        for item in part:
+            file.write(byte_view(snapshot(item.tensor)).data)  # type: ignore[arg-type]
 
 
 def _form(document: Mapping[str, Any]) -> Any:
