@@ -21,6 +21,7 @@ from tensordb.display import html_table
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Cache, CacheConfig, Database
 from tensordb.errors import InvalidInputError, NotFoundError, StoreError
+from tensordb.exchange import importing
 from tensordb.feeding import TensorDataset
 from tensordb.maintenance import Maintenance, VerifyReport
 from tensordb.payloads.files import make_folders
@@ -189,6 +190,55 @@ class TensorStorage:
             InvalidInputError: Something cannot be stored or lengths differ; nothing was inserted.
         """
         return self._inserter.insert_many(name, tensors, metadata, record_ids, self._db.config, progress)
+
+    def import_from(
+        self,
+        name: str,
+        source: Any,
+        *,
+        tensor: str | None = None,
+        record_id: str | None = None,
+        metadata: Any = None,
+        format: str | None = None,  # noqa: A002
+        preset: str | CompressionConfig | None = None,
+        create: bool = True,
+        progress: bool = False,
+    ) -> list[str]:
+        """Insert what another library or a file holds, streamed, in one atomic commit.
+
+        Args:
+            name: The dataset.
+            source: A stacked array or tensor (NumPy, DLPack); a dict of arrays of equal length; anything of Arrow
+                (table, batches, reader, dataset, and what has ``__arrow_c_stream__``: polars, DuckDB, pandas); a
+                dataset of Hugging Face; a torch Dataset or an iterable of tensors, ``(tensor, label)`` or dicts; or
+                the path of an ``.npy``, ``.npz``, ``.safetensors``, ``.parquet`` (also a pattern) or ``.arrow`` file,
+                or of a folder of pictures, whose subfolders are labels.
+            tensor: Column of the tensors (default: the only one of lists of numbers; of several that named "tensor").
+            record_id: Column, or metadata field, that becomes the record ids (default: they are generated).
+            metadata: Columns that become metadata (default: all others); for a source without columns one mapping a
+                record, as for `insert_many`.
+            format: Format of a path whose name does not say it: npy, npz, safetensors, parquet, arrow or images.
+            preset: What to encode with, a name or a config (default: the dataset's, or else the storage's).
+            create: Create the dataset if there is none, in the same commit.
+            progress: Show a progress bar.
+
+        Returns:
+            The record ids, in order.
+
+        Raises:
+            InvalidInputError: The source is damaged or does not say which column is the tensor; nothing was inserted.
+            AlreadyExistsError: A record id is taken or comes twice; nothing was inserted.
+            MissingDependencyError: A package that reads it is not installed.
+
+        >>> with TensorStorage(None) as db:
+        ...     keys = db.import_from("points", {"xyz": torch.ones(5, 3), "label": list("aabbb")})
+        ...     db.count("points", "metadata.label = 'b'")
+        3
+        """
+        return importing.import_from(
+            self._inserter, name, source, tensor=tensor, record_id=record_id, metadata=metadata, format=format,
+            preset=preset, create=create, progress=progress,
+        )  # fmt: skip
 
     def get_tensor_by_id(
         self,

@@ -97,6 +97,43 @@ def nbytes_of(spec: TensorSpec) -> int:
     return math.prod(spec.shape) * dtype_from_name(spec.dtype).itemsize
 
 
+def adopted(value: Any) -> Any:
+    """Return an array of another library as a tensor that aliases it where torch can, and anything else as it is.
+
+    Arrays are those of NumPy, and objects with ``__dlpack__``, ``__array_interface__`` or ``__array__``.
+
+    Raises:
+        InvalidInputError: torch has no dtype for its elements, or it is masked or cannot be handed over.
+    """
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        if isinstance(value, np.ndarray | np.generic):
+            return _of_array(value)
+        if hasattr(value, "__dlpack__"):
+            return torch.utils.dlpack.from_dlpack(value)
+        if not isinstance(value, type) and (hasattr(value, "__array_interface__") or hasattr(value, "__array__")):
+            return _of_array(np.asarray(value))
+    except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"a {type(value).__name__} cannot be taken as a tensor: {error}") from error
+    return value
+
+
+def _of_array(value: Any) -> torch.Tensor:
+    if isinstance(value, np.ma.MaskedArray):
+        raise InvalidInputError("a masked array has elements without a value; fill them with array.filled(...)")
+    array = np.asarray(value)
+    if array.dtype.name not in _BY_NAME:
+        raise InvalidInputError(
+            f"an array of {array.dtype} cannot be stored; convert it to one of: {', '.join(_BY_NAME)}"
+        )
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    dense = np.require(native, requirements="C")
+    return view_of(dense.reshape(-1).view(np.uint8), TensorSpec(array.dtype.name, array.shape))
+
+
 def plain(tensor: Any) -> torch.Tensor:
     """Return `tensor` detached and free of subclasses; it aliases `tensor`.
 
@@ -105,7 +142,7 @@ def plain(tensor: Any) -> torch.Tensor:
     """
     if not isinstance(tensor, torch.Tensor):
         raise InvalidInputError(
-            f"expected a torch.Tensor, got {type(tensor).__name__}; convert it with torch.as_tensor(...)"
+            f"expected a tensor or an array, got {type(tensor).__name__}; convert it with torch.as_tensor(...)"
         )
     if tensor.is_nested:
         raise InvalidInputError("a nested tensor cannot be stored; store each of tensor.unbind()")

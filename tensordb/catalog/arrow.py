@@ -109,7 +109,7 @@ def _struct_of(part: Documents, kind: StructOf) -> pa.StructArray:
     if not part.columns.keys() <= kind.fields.keys():  # a name is spelled otherwise in the dataset, or has no column
         return _struct_array([each or None for each in part.rows()], kind)
     nothing = [None] * len(part.empty)
-    arrays = [_array(part.columns.get(name, nothing), inner) for name, inner in kind.fields.items()]
+    arrays = [array_of(part.columns.get(name, nothing), inner) for name, inner in kind.fields.items()]
     return pa.StructArray.from_arrays(arrays, names=list(kind.fields), mask=pa.array(part.empty, pa.bool_()))
 
 
@@ -118,7 +118,7 @@ def _struct_array(values: Sequence[dict[str, Any] | None], kind: StructOf) -> pa
     spellings = set(chain.from_iterable(filter(None, values)))
     if not spellings <= kind.fields.keys() and {n.casefold() for n in spellings} & {n.casefold() for n in kind.fields}:
         values = [fields.coerce(value, kind) for value in values]  # a name is spelled in several ways
-    arrays = [_array(_field(values, name), inner) for name, inner in kind.fields.items()]
+    arrays = [array_of(_field(values, name), inner) for name, inner in kind.fields.items()]
     missing = pa.array([value is None for value in values], pa.bool_())
     return pa.StructArray.from_arrays(arrays, names=list(kind.fields), mask=missing)
 
@@ -130,16 +130,18 @@ def _field(values: Sequence[dict[str, Any] | None], name: str) -> list[Any]:
         return [None if value is None else value.get(name) for value in values]
 
 
-def _array(values: Sequence[Any], kind: FieldType) -> pa.Array:
+def array_of(values: Sequence[Any], kind: FieldType) -> pa.Array:
+    """Return the values of a metadata field as a column of its type."""
     if isinstance(kind, StructOf):
         return _struct_array(values, kind)
     exact = _EXACT.get(kind) if isinstance(kind, str) else None
     if exact is None or not set(map(type, values)) <= exact:
         values = [fields.coerce(value, kind) for value in values]
-    return pa.array(values, _arrow_type(kind))
+    return pa.array(values, arrow_type(kind))
 
 
-def _arrow_type(kind: FieldType) -> pa.DataType:
+def arrow_type(kind: FieldType) -> pa.DataType:
+    """Return the type of a metadata column."""
     if isinstance(kind, StructOf):
-        return pa.struct([(name, _arrow_type(inner)) for name, inner in kind.fields.items()])
-    return pa.list_(_arrow_type(kind.element)) if isinstance(kind, ListOf) else _SCALARS[kind]
+        return pa.struct([(name, arrow_type(inner)) for name, inner in kind.fields.items()])
+    return pa.list_(arrow_type(kind.element)) if isinstance(kind, ListOf) else _SCALARS[kind]

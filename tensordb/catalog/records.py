@@ -244,6 +244,14 @@ def tabulate(con: duckdb.DuckDBPyConnection, row: DatasetRow, columns: str, sele
         return con.sql(text, params=selection.params or None).to_arrow_table()
 
 
+def matching_specs(
+    con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selection
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the sequence numbers of the records that match, in order, and the number of each one's spec."""
+    found = _run(con, row, "_seq, _spec_id", selection, lambda result: result.fetchnumpy())
+    return np.asarray(found["_seq"], np.int64), np.asarray(found["_spec_id"], np.int64)
+
+
 def count(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selection) -> int:
     """Return how many records match."""
     if selection.where is None:

@@ -63,6 +63,7 @@ def _execute(name: str, options: argparse.Namespace) -> int:
     # Imported when a command runs: they need torch, for which help and usage errors should not wait.
     from tensordb.cli import checkpoint_changes, checkpoints
     from tensordb.cli.demo import demo
+    from tensordb.cli.exchange import export, import_
     from tensordb.cli.overview import info, ls, stats, verify
     from tensordb.cli.records import head, query
 
@@ -74,6 +75,8 @@ def _execute(name: str, options: argparse.Namespace) -> int:
         "query": query,
         "stats": stats,
         "verify": verify,
+        "import": import_,
+        "export": export,
     }
     about_checkpoints = {
         "ls": checkpoints.ls,

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 
 from tensordb.cli.checkpoint_commands import CHECKPOINTS
+from tensordb.cli.exchange_commands import EXCHANGE
 from tensordb.cli.parsing import EXIT_CODES, Command, Family, Parser, declare_access
 
 _TOP = """\
 A tensor database is a folder. These commands look into one, also while a training still writes to it;
-only `demo` and some of `checkpoints` write. Errors are one line on stderr. With --json, stdout holds one
+only `demo`, `import` and some of `checkpoints` write. Errors are one line on stderr. With --json, stdout holds one
 JSON value and nothing else: datetimes in ISO 8601 (UTC), NaN and infinities as null."""
 
 _START = """\
@@ -22,6 +23,8 @@ examples:
   tensordb info runs.tdb weights              the metadata fields that conditions may use
   tensordb query runs.tdb weights "metadata.loss < 0.1" --order-by "metadata.epoch DESC" --limit 5
   tensordb query runs.tdb --sql "SELECT metadata.epoch, avg(metadata.loss) FROM weights GROUP BY 1"
+  tensordb import runs.tdb photos pictures    a folder of pictures, whose subfolders are labels
+  tensordb export runs.tdb weights w.parquet  for pandas, polars, DuckDB and others to read
   tensordb checkpoints ls runs.tdb            which checkpoints are there
   tensordb verify runs.tdb && echo intact     read every byte back
 
@@ -141,5 +144,5 @@ _COMMANDS = (
         _place_and_perhaps_dataset,
     ),
 )
-COMMANDS: dict[str, Command | Family] = {each.name: each for each in (*_COMMANDS, CHECKPOINTS)}
+COMMANDS: dict[str, Command | Family] = {each.name: each for each in (*_COMMANDS, *EXCHANGE, CHECKPOINTS)}
 """Every command by its name."""

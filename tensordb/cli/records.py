@@ -26,7 +26,7 @@ def head(options: argparse.Namespace) -> bool:
 def query(options: argparse.Namespace) -> bool:
     """Show the records that match, or the result of one SQL statement."""
     _check_query(options)
-    params = _params(options.params)
+    params = values_of(options.params)
     with open_to_read(options) as db:
         if options.sql is not None:
             _show_table(db.sql(options.sql, params), as_json=options.json)
@@ -45,7 +45,8 @@ def _check_query(options: argparse.Namespace) -> None:
         raise InvalidInputError("--order-by and --limit go with a DATASET; write them into the SQL of --sql")
 
 
-def _params(text: str | None) -> Any:
+def values_of(text: str | None) -> Any:
+    """Return the values of --params, None when there are none."""
     if text is None:
         return None
     try:

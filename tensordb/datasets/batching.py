@@ -64,8 +64,8 @@ class Choice:
         return first if all(self.of(position, spec) is first for position in apart) else None
 
 
-def batches(source: torch.Tensor | Iterable[torch.Tensor], choice: Choice) -> Iterator[Batch]:
-    """Yield the objects of a stacked tensor, or of any iterable of tensors, in bounded memory."""
+def batches(source: Any, choice: Choice) -> Iterator[Batch]:
+    """Yield the objects of a stacked tensor, or of any iterable of tensors and arrays, in bounded memory."""
     if isinstance(source, torch.Tensor):
         yield from _of_stack(source, choice)
     elif isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping):
@@ -166,6 +166,6 @@ def _of_iterable(source: Iterable[torch.Tensor], choice: Choice, *, owned: bool)
 
 def _snapshot(item: Any, position: int, *, copy: bool) -> torch.Tensor:
     try:
-        return tensors.snapshot(item, copy=copy)
+        return tensors.snapshot(tensors.adopted(item), copy=copy)
     except InvalidInputError as error:
         raise type(error)(f"tensors[{position}]: {error}") from error

@@ -22,14 +22,18 @@ def create_dataset(db: Database, name: str, schema: Mapping[str, Any] | None, co
     _check_name(name)
     parsed = DatasetSchema.parse(schema)
     with db.catalog.write(f"creating dataset {name!r}", keeps_records=True) as con:
-        taken = datasets.spelled_like(con, name)
-        if taken is not None:
-            why = "" if taken == name else f" (as {taken!r}: the SQL views ignore case)"
-            raise AlreadyExistsError(f"a dataset is named {name!r} already{why}; choose another name")
+        _check_free(con, name)
         row = datasets.create(
             con, name, parsed.to_dict() or None, None if config is None else config.to_dict(), parsed.columns()
         )
         db.catalog.known.remember_dataset(row)
+
+
+def check_new(db: Database, name: str) -> None:
+    """Raise unless a dataset of this name could be created now."""
+    _check_name(name)
+    with db.catalog.read() as con:
+        _check_free(con, name)
 
 
 def list_datasets(db: Database) -> list[str]:
@@ -106,6 +110,13 @@ def _record(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_id: str) -> 
     if found is None:
         raise not_found(row.name, record_id)
     return found
+
+
+def _check_free(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    taken = datasets.spelled_like(con, name)
+    if taken is not None:
+        why = "" if taken == name else f" (as {taken!r}: the SQL views ignore case)"
+        raise AlreadyExistsError(f"a dataset is named {name!r} already{why}; choose another name")
 
 
 def _check_name(name: Any) -> None:

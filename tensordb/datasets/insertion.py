@@ -19,11 +19,13 @@ from tensordb.catalog import datasets, ids, inline, records
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.fields import StructOf
 from tensordb.catalog.records import NewRecords
+from tensordb.datasets import changes
 from tensordb.datasets.batching import Batch, Choice, batches
 from tensordb.datasets.finding import check_id
 from tensordb.datasets.incoming import Incoming
 from tensordb.datasets.metadata import MetadataColumn, metadata_length
 from tensordb.datasets.schema import DatasetSchema
+from tensordb.datasets.streaming import RowStream
 from tensordb.datasets.writing import written
 from tensordb.encoding.pipeline import prepare
 from tensordb.encoding.presets import CompressionConfig
@@ -43,6 +45,11 @@ class _Settings:
     fields: StructOf = field(compare=False)
     """Metadata fields when this was fetched; others may have come since."""
 
+    @classmethod
+    def of_new(cls) -> _Settings:
+        """Return those of a dataset that is yet to be created."""
+        return cls((-1, dt.datetime.min), DatasetSchema(), None, StructOf())
+
 
 class Inserter:
     """Inserts into the datasets of one database, and remembers their settings between calls."""
@@ -56,7 +63,7 @@ class Inserter:
     ) -> str:
         """Insert one record and return its id."""
         given = None if record_id is None else [check_id(record_id)]
-        owned = tensors.snapshot(tensor)
+        owned = tensors.snapshot(tensors.adopted(tensor))
         settings = self._settings.get(name) if isinstance(name, str) else None
         if settings is not None:
             try:
@@ -104,26 +111,67 @@ class Inserter:
     ) -> list[str]:
         """Insert records in one commit and return their ids."""
         given = None if record_ids is None else _check_ids(record_ids)
+        source = _stacked(source)
         expected = _expected(source, metadata, given)
         settings = self._fetch_settings(name)
         column = MetadataColumn(metadata, settings.schema)
-        incoming = Incoming()
-        with self._db.payloads.writing(), _progress_bar(progress, expected, f"insert into {name}") as bar:
-            choice = Choice(settings.config or default, given)
-            for batch, stored, statistics in written(self._db, _checked(batches(source, choice), settings)):
-                incoming.add(batch, stored, statistics)
-                column.take(len(batch.positions))
-                if bar is not None:
-                    bar.update(len(batch.positions))
-            total = incoming.count
-            column.finish(total)
-            if given is not None and len(given) != total:
-                raise InvalidInputError(f"{len(given)} record ids were given for {total} tensors; they must match")
-            if not total:
+        with self._db.payloads.writing(), progress_bar(progress, expected, f"insert into {name}") as bar:
+            incoming = self._write(source, Choice(settings.config or default, given), settings, column, bar)
+            if given is not None and len(given) != incoming.count:
+                raise InvalidInputError(
+                    f"{len(given)} record ids were given for {incoming.count} tensors; they must match"
+                )
+            if not incoming.count:
                 return []
+            return self._commit(name, settings, incoming, given, column)
+
+    def insert_stream(
+        self,
+        name: str,
+        stream: RowStream,
+        config: CompressionConfig | None,
+        *,
+        create: bool,
+        bar: Any,
+    ) -> list[str]:
+        """Insert rows whose tensors, metadata and ids come together, in one commit; return the ids.
+
+        Args:
+            name: The dataset.
+            stream: The rows.
+            config: What they are encoded with; None for the dataset's config, or else the database's.
+            create: Create the dataset, in the same commit, where there is none.
+            bar: Progress bar to advance, or None.
+        """
+        new = create and not changes.dataset_exists(self._db, name)
+        if new:
+            changes.check_new(self._db, name)
+        settings = _Settings.of_new() if new else self._fetch_settings(name)
+        column = MetadataColumn(stream, settings.schema)
+        choice = Choice(config or settings.config or self._db.config, stream.record_ids)
+        with self._db.payloads.writing():
+            incoming = self._write(stream.tensors(), choice, settings, column, bar)
+            given = None if stream.record_ids is None else _check_ids(stream.record_ids)
+            if not new:
+                return self._commit(name, settings, incoming, given, column) if incoming.count else []
+            with self._db.catalog.transaction():
+                changes.create_dataset(self._db, name, None, None)
+                settings = self._fetch_settings(name)
+                return self._commit(name, settings, incoming, given, column) if incoming.count else []
+
+    def _write(self, source: Any, choice: Choice, settings: _Settings, column: MetadataColumn, bar: Any) -> Incoming:
+        """Encode and write all that comes, durably, and take over its metadata."""
+        incoming = Incoming()
+        for batch, stored, statistics in written(self._db, _checked(batches(source, choice), settings)):
+            incoming.add(batch, stored, statistics)
+            column.take(len(batch.positions))
+            if bar is not None:
+                bar.update(len(batch.positions))
+        column.finish(incoming.count)
+        if incoming.count:
             column.prepare(settings.fields)
             self._make_durable()
-            return self._commit(name, settings, incoming, given, column)
+        return incoming
 
     def _make_durable(self) -> None:
         # Outside of the catalog's block; the commit does it again for what a transaction left pending.
@@ -234,6 +282,12 @@ def _checked(source: Iterator[Batch], settings: _Settings) -> Iterator[Batch]:
         yield batch
 
 
+def _stacked(source: Any) -> Any:
+    """Return an array as a stacked tensor; anything else stays what it is."""
+    is_array = hasattr(source, "__dlpack__") or hasattr(source, "__array_interface__")
+    return tensors.adopted(source) if is_array else source
+
+
 def _expected(source: Any, metadata: Any, record_ids: list[str] | None) -> int | None:
     """Return how many records will come, None if unknown; raise when lengths that are known differ."""
     total = None
@@ -271,7 +325,8 @@ def _check_free(con: duckdb.DuckDBPyConnection, row: DatasetRow, record_ids: lis
         raise InvalidInputError(f"record id {reserved[0]!r} may be generated for another record yet; choose another id")
 
 
-def _progress_bar(wanted: bool, total: int | None, title: str) -> Any:
+def progress_bar(wanted: bool, total: int | None, title: str) -> Any:
+    """Return a context of a bar that counts records, or of None."""
     if not wanted:
         return nullcontext()
     from tqdm import tqdm

@@ -99,9 +99,14 @@ def scan(db: Database, name: str, selection: Selection) -> Iterator[Record]:
 
 
 def _scan(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Record]:
+    for part in parts(db, name, numbers):
+        yield from records_of(db, part)
+
+
+def parts(db: Database, name: str, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Located]:
+    """Yield the records of these sequence numbers in their order, as many at a time as `SCAN_NBYTES` hold decoded."""
     for start in range(0, len(numbers), _SCAN_RECORDS):
-        for part in _bounded(locate(db, name, numbers[start : start + _SCAN_RECORDS])):
-            yield from records_of(db, part)
+        yield from _bounded(locate(db, name, numbers[start : start + _SCAN_RECORDS]))
 
 
 def sequence(db: Database, name: str, selection: Selection) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -46,7 +46,7 @@ class MetadataColumn:
         self.fields = StructOf()
         self.prepared: MetadataColumns | None = None
         self._given = metadata is not None
-        self._rows = _rows(metadata)
+        self._rows = metadata_rows(metadata)
         self._schema = schema
         self._where = where
 
@@ -136,7 +136,7 @@ def metadata_length(metadata: Any) -> int | None:
     return len(metadata) if hasattr(metadata, "__len__") else None
 
 
-def _rows(metadata: Any) -> Iterator[Any]:
+def metadata_rows(metadata: Any) -> Iterator[Any]:
     """Yield the rows as they were given, None without end when there are none."""
     if metadata is None:
         return repeat(None)

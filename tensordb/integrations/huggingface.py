@@ -19,9 +19,9 @@ import torch
 from tensordb.checkpoints.checkpoint import Checkpoint
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.errors import CheckpointNotFoundError, InvalidInputError, MissingDependencyError
+from tensordb.exchange.publishing import publication
 from tensordb.integrations.module_files import model_file, write_tensors
 from tensordb.integrations.opening import Opening
-from tensordb.integrations.publishing import publication
 from tensordb.storage import TensorStorage
 
 try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tensordb.errors import InvalidInputError
-from tensordb.integrations.safetensors_header import map_bytes
+from tensordb.exchange.safetensors_header import map_bytes
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"

@@ -18,9 +18,9 @@ import torch
 
 from tensordb.checkpoints.loading import LazyTensor
 from tensordb.errors import InvalidInputError
+from tensordb.exchange.publishing import publication
+from tensordb.exchange.safetensors_header import Header, build
 from tensordb.integrations.model_folders import INDEX_SUFFIX, SUFFIX, shard_names
-from tensordb.integrations.publishing import publication
-from tensordb.integrations.safetensors_header import Header, build
 from tensordb.model import TensorSpec
 from tensordb.tensors import byte_view, dtype_name, nbytes_of, snapshot
 

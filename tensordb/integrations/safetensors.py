@@ -19,10 +19,10 @@ from typing import Any
 from tensordb.checkpoints.checkpoint import Checkpoint
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.exchange.publishing import Publication, publication
+from tensordb.exchange.safetensors_header import Header, SafetensorsFile, map_bytes, parse
 from tensordb.integrations.model_folders import SUFFIX, ModelFolder, read_folder
 from tensordb.integrations.module_files import module_files, read_now, write_files
-from tensordb.integrations.publishing import Publication, publication
-from tensordb.integrations.safetensors_header import Header, SafetensorsFile, map_bytes, parse
 from tensordb.model import TensorSpec
 from tensordb.storage import TensorStorage
 from tensordb.tensors import byte_view, snapshot, view_of

@@ -21,7 +21,7 @@ from tensordb import (
     TensorDBError,
     TensorStorage,
 )
-from tensordb.integrations.publishing import check_name
+from tensordb.exchange.publishing import check_name
 from tensordb.integrations.safetensors import export_safetensors, import_safetensors
 
 DTYPES = [

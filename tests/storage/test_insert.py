@@ -140,7 +140,8 @@ def test_what_cannot_be_stored_is_refused_with_a_remedy(data: TensorStorage) -> 
     sparse, meta = torch.zeros(3).to_sparse(), torch.zeros(3, device="meta")
     for tensor, remedy in (
         ([1.0, 2.0], "as_tensor"),
-        (np.zeros(3), "as_tensor"),
+        (np.zeros(3, object), "an array of object"),
+        (np.ma.masked_array([1.0], [True]), "masked"),
         (None, "as_tensor"),
         (sparse, "to_dense"),
         (meta, "meta"),

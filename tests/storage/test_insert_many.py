@@ -166,7 +166,7 @@ def test_what_is_no_sequence_of_tensors_is_refused_with_its_position(data: Tenso
         (5, "int"),
         (None, "NoneType"),
         ([torch.zeros(1), [1.0]], r"tensors\[1\]"),
-        ([torch.zeros(1), np.zeros(1)], r"tensors\[1\]"),
+        ([torch.zeros(1), np.array(["a"])], r"tensors\[1\]"),
     ):
         with pytest.raises(InvalidInputError, match=named):
             data.insert_many("data", source)

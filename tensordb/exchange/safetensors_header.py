@@ -37,7 +37,7 @@ _TORCH_NAMES = {
 }  # fmt: skip
 _DTYPES = {name: dtype for dtype, name in _TORCH_NAMES.items()}
 _LENGTH_NBYTES = 8
-_MOST_HEADER_NBYTES = 100_000_000  # what safetensors itself reads
+MOST_HEADER_NBYTES = 100_000_000  # what safetensors itself reads
 _MOST_DIMENSIONS = 64
 METADATA = "__metadata__"
 
@@ -100,8 +100,10 @@ def parse(raw: bytes, nbytes: int | None, where: str) -> Header:
     return Header(raw, tuple(entries), metadata)
 
 
-def build(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None) -> Header:
+def build(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None, *, in_order: bool = False) -> Header:
     """Return a header for tensors, in the order that safetensors gives them: large elements first, then by name.
+
+    With `in_order` they stay in the order given.
 
     Raises:
         InvalidInputError: safetensors has no dtype for one of them.
@@ -110,7 +112,7 @@ def build(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None) -
     named = [(name, _written_dtype(name, spec), spec) for name, spec in specs.items()]
     entries = []
     begin = 0
-    for name, dtype, spec in sorted(named, key=lambda each: (-_RANKS[each[1]], each[0])):
+    for name, dtype, spec in named if in_order else sorted(named, key=lambda each: (-_RANKS[each[1]], each[0])):
         end = begin + _nbytes(dtype, spec.shape)
         entries.append(Entry(name, dtype, spec.shape, begin, end))
         fields[name] = {"dtype": dtype, "shape": list(spec.shape), "data_offsets": [begin, end]}
@@ -129,7 +131,7 @@ class SafetensorsFile:
         if data.nbytes < _LENGTH_NBYTES:
             raise _damaged(where, f"it has {data.nbytes} bytes, fewer than the length of a header takes")
         (length,) = struct.unpack("<Q", data[:_LENGTH_NBYTES].tobytes())
-        if length > min(_MOST_HEADER_NBYTES, data.nbytes - _LENGTH_NBYTES):
+        if length > min(MOST_HEADER_NBYTES, data.nbytes - _LENGTH_NBYTES):
             raise _damaged(where, f"its first 8 bytes speak of a header of {length:,} bytes, in {data.nbytes:,}")
         start = _LENGTH_NBYTES + length
         self.header = parse(data[:start].tobytes(), data.nbytes - start, where)

@@ -1,0 +1,176 @@
+"""Arrow into a dataset: tables, record batches, readers, streams of other libraries, and files of Parquet and Arrow.
+
+Read batch by batch. Of a Parquet file as many rows at a time as have about `CHUNK_NBYTES`, whatever its row groups are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tensordb.datasets.streaming import Row
+from tensordb.errors import InvalidInputError
+from tensordb.exchange import images
+from tensordb.exchange.arrays import CHUNK_NBYTES
+from tensordb.exchange.columns import holds_numbers, is_tensor, tensors_of
+from tensordb.exchange.marks import Marks, exact, kind_of, marks_of
+from tensordb.exchange.rows import Asked, Roles, Source, id_of, roles_of
+
+_MOST_ROWS = 16384
+"""Rows that become Python's values at a time."""
+
+
+def from_arrow(source: Any, asked: Asked, where: str) -> Source:
+    """Return the rows of a table, batch, reader or dataset of Arrow, or of what has the Arrow PyCapsule interface."""
+    if isinstance(source, pa.RecordBatch):
+        return from_batches(source.schema, [source], asked, where, source.num_rows)
+    if isinstance(source, pa.Table):
+        return from_batches(source.schema, source.to_batches(), asked, where, source.num_rows)
+    with _named(where):
+        if hasattr(source, "scanner"):
+            reader = source.scanner(batch_size=1024, batch_readahead=1, fragment_readahead=1).to_reader()
+        elif isinstance(source, pa.RecordBatchReader):
+            reader = source
+        else:
+            reader = pa.RecordBatchReader.from_stream(source)
+    total = getattr(source, "height", None)  # of polars; others would have to run a query
+    return from_batches(reader.schema, reader, asked, where, total if isinstance(total, int) else None)
+
+
+def from_ipc(path: Path, asked: Asked) -> Source:
+    """Return the rows of a file of Arrow: Feather version 2, or the stream format."""
+    with _named(str(path)):
+        file = pa.memory_map(str(path))
+        try:
+            reader = pa.ipc.open_file(file)
+        except pa.ArrowInvalid:
+            file.seek(0)
+            stream = pa.ipc.open_stream(file)
+            return from_batches(stream.schema, stream, asked, str(path))
+        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        return from_batches(reader.schema, batches, asked, str(path))
+
+
+def from_parquet(pattern: Path, asked: Asked) -> Source:
+    """Return the rows of a Parquet file, of those that a pattern matches, or of those in a folder, by name."""
+    paths = _files(pattern)
+    with _named(str(paths[0])):
+        schema = pq.read_schema(paths[0])
+    total = 0
+    for path in paths:
+        with _named(str(path)), pq.ParquetFile(path) as file:
+            total += file.metadata.num_rows
+            if not file.schema_arrow.equals(schema):
+                raise InvalidInputError(f"{path} has other columns than {paths[0]}; import the two one by one")
+    return from_batches(schema, _parquet_batches(paths), asked, str(pattern), total)
+
+
+def from_batches(
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    asked: Asked,
+    where: str,
+    total: int | None = None,
+    *,
+    local: bool = False,
+) -> Source:
+    """Return the rows of record batches; with `local` pictures that are files of their own may be read."""
+    asked.refuse_rows(where)
+    marks = marks_of(schema)
+    roles = _roles(schema, marks, asked, where)
+    whole = asked.fields is None
+    return Source(_rows(_pieces(batches, where), schema, roles, marks, where, whole=whole, local=local), total)
+
+
+def _roles(schema: pa.Schema, marks: Marks, asked: Asked, where: str) -> Roles:
+    of_tensors = [each.name for each in schema if is_tensor(each) or images.is_image(each.type)]
+    if marks.tensor in of_tensors and asked.tensor is None:
+        of_tensors = [marks.tensor]
+    roles = roles_of(schema.names, of_tensors, asked, where)
+    field = schema.field(roles.tensor)
+    if not (holds_numbers(field) or images.is_image(field.type)):
+        raise InvalidInputError(f"column {field.name!r} of {where} holds {field.type}, which makes no tensors")
+    if asked.fields is not None:
+        return roles
+    ours = {marks.record_id, marks.created_at, marks.document}
+    return Roles(roles.tensor, roles.record_id, tuple(name for name in roles.metadata if name not in ours))
+
+
+def _rows(
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    roles: Roles,
+    marks: Marks,
+    where: str,
+    *,
+    whole: bool,
+    local: bool,
+) -> Iterator[Row]:
+    field = schema.field(roles.tensor)
+    names = [marks.fields.get(name, name) for name in roles.metadata]
+    # Documents know all the metadata: where only some of it is wanted, the columns say what it is.
+    document = marks.document if whole and marks.fields.keys() <= set(roles.metadata) else None
+    kinds = {marks.fields[name]: kind_of(schema.field(name).type) for name in marks.fields}
+    known = {name: kind for name, kind in kinds.items() if kind is not None}
+    first = 0
+    for batch in batches:
+        held = batch.select([*roles.metadata]).rename_columns(names).to_pylist() if names else [None] * len(batch)
+        if document is not None:
+            packed = batch.column(document).to_pylist()
+            held = [
+                each if (found := exact(data, each or {}, known)) is None else found
+                for each, data in zip(held, packed, strict=True)
+            ]
+        ids = [None] * len(batch) if roles.record_id is None else map(id_of, batch.column(roles.record_id).to_pylist())
+        column = batch.column(roles.tensor)
+        tensors: Iterable[Any]
+        if images.is_image(field.type):
+            tensors = images.of_column(column, first, where, local=local)
+        else:
+            tensors = tensors_of(column, field, first)
+        yield from map(Row, tensors, held, ids)
+        first += len(batch)
+
+
+def _pieces(batches: Iterable[pa.RecordBatch], where: str) -> Iterator[pa.RecordBatch]:
+    """Yield batches of few rows and bytes; what goes wrong below is named."""
+    with _named(where):
+        for batch in batches:
+            size = max(1, min(_MOST_ROWS, CHUNK_NBYTES * len(batch) // max(1, batch.nbytes)))
+            for start in range(0, len(batch), size):
+                yield batch.slice(start, size)
+
+
+def _parquet_batches(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    for path in paths:
+        with _named(str(path)), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            for group in range(file.num_row_groups):
+                facts = file.metadata.row_group(group)
+                size = max(1, min(_MOST_ROWS, CHUNK_NBYTES * facts.num_rows // max(1, facts.total_byte_size)))
+                yield from file.iter_batches(size, row_groups=[group], use_threads=False)
+
+
+def _files(pattern: Path) -> list[Path]:
+    if pattern.is_dir():
+        found = sorted(pattern.rglob("*.parquet"))
+    elif pattern.exists():
+        found = [pattern]
+    else:
+        found = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
+    if not found:
+        raise InvalidInputError(f"no Parquet file matches {str(pattern)!r}")
+    return found
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{where} cannot be read: {error}; it may be damaged or cut off") from error
