@@ -76,12 +76,11 @@ def checkpoint_tables(con: duckdb.DuckDBPyConnection) -> None:
         "CREATE TABLE tensordb.tags (run_id INTEGER, name VARCHAR, number BIGINT, created_at TIMESTAMP, "
         "PRIMARY KEY (run_id, name))"
     )
-    history_views(con)
 
 
 @step
 def weight_tables(con: duckdb.DuckDBPyConnection) -> None:
-    """Create the tables of weights and of their labels, and the view that users ask in SQL: ``history.weights``."""
+    """Create the tables of weights and of their labels."""
     con.execute("""
         CREATE TABLE tensordb.weights (
             number BIGINT PRIMARY KEY, content_id BLOB USING COMPRESSION uncompressed,
@@ -91,21 +90,18 @@ def weight_tables(con: duckdb.DuckDBPyConnection) -> None:
         CREATE TABLE tensordb.weight_labels (
             number BIGINT, position INTEGER, name VARCHAR, layer_type VARCHAR, model_name VARCHAR, metadata JSON,
             facts BLOB USING COMPRESSION uncompressed)""")
-    con.execute("""
-        CREATE VIEW history.weights AS
-        SELECT lower(hex(w.content_id)) AS hash, l.name, l.layer_type, l.model_name, l.metadata, s.dtype, s.shape,
-            s.nbytes, o.stored_nbytes, o.compression, o.quantization,
-            coalesce(w.relative_l2, o.relative_l2) AS relative_l2, coalesce(w.max_abs, o.max_abs) AS max_abs,
-            lower(hex(w.base_id)) AS base_hash, w.max_error, coalesce(d.length, 0) AS deltas, w.created_at
-        FROM tensordb.weights w JOIN tensordb.specs s USING (spec_id)
-            LEFT JOIN tensordb.weight_labels l ON l.number = w.number
-            LEFT JOIN tensordb.objects o ON o.object_id = w.object_id
-            LEFT JOIN tensordb.deltas d ON d.object_id = w.object_id""")
 
 
+@step
 def history_views(con: duckdb.DuckDBPyConnection) -> None:
-    """Create the views that users ask in SQL: ``history.runs``, ``history.checkpoints`` and ``history.tensors``."""
+    """Create the views that users ask in SQL, ``history.…``, in place of those that earlier releases made."""
+    con.execute("DROP SCHEMA IF EXISTS history CASCADE")
     con.execute("CREATE SCHEMA history")
+    _checkpoint_views(con)
+    _weight_view(con)
+
+
+def _checkpoint_views(con: duckdb.DuckDBPyConnection) -> None:
     identity = f"{generated_id_sql('c.number', CHECKPOINT_NONCE)} AS checkpoint_id"
     con.execute(f"""
         CREATE VIEW history.checkpoints AS
@@ -132,6 +128,19 @@ def history_views(con: duckdb.DuckDBPyConnection) -> None:
                 FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)) c USING (number)
             JOIN tensordb.specs s USING (spec_id) JOIN tensordb.objects o USING (object_id)
             LEFT JOIN tensordb.deltas d USING (object_id)""")
+
+
+def _weight_view(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("""
+        CREATE VIEW history.weights AS
+        SELECT lower(hex(w.content_id)) AS hash, l.name, l.layer_type, l.model_name, l.metadata, s.dtype, s.shape,
+            s.nbytes, o.stored_nbytes, o.compression, o.quantization,
+            coalesce(w.relative_l2, o.relative_l2) AS relative_l2, coalesce(w.max_abs, o.max_abs) AS max_abs,
+            lower(hex(w.base_id)) AS base_hash, w.max_error, coalesce(d.length, 0) AS deltas, w.created_at
+        FROM tensordb.weights w JOIN tensordb.specs s USING (spec_id)
+            LEFT JOIN tensordb.weight_labels l ON l.number = w.number
+            LEFT JOIN tensordb.objects o ON o.object_id = w.object_id
+            LEFT JOIN tensordb.deltas d ON d.object_id = w.object_id""")
 
 
 def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:
