@@ -78,12 +78,11 @@ def checkpoint_tables(con: duckdb.DuckDBPyConnection) -> None:
         "CREATE TABLE tensordb.tags (run_id INTEGER, name VARCHAR, number BIGINT, created_at TIMESTAMP, "
         "PRIMARY KEY (run_id, name))"
     )
-    history_views(con)
 
 
 @step
 def weight_tables(con: duckdb.DuckDBPyConnection) -> None:
-    """Create the tables of weights and of their labels, and the view that users ask in SQL: ``history.weights``."""
+    """Create the tables of weights and of their labels."""
     con.execute("""
         CREATE TABLE tensordb.weights (
             number BIGINT PRIMARY KEY, content_id BLOB USING COMPRESSION uncompressed,
@@ -93,6 +92,47 @@ def weight_tables(con: duckdb.DuckDBPyConnection) -> None:
         CREATE TABLE tensordb.weight_labels (
             number BIGINT, position INTEGER, name VARCHAR, layer_type VARCHAR, model_name VARCHAR, metadata JSON,
             facts BLOB USING COMPRESSION uncompressed)""")
+
+
+@step
+def history_views(con: duckdb.DuckDBPyConnection) -> None:
+    """Create the views that users ask in SQL, ``history.…``, in place of those that earlier releases made."""
+    con.execute("DROP SCHEMA IF EXISTS history CASCADE")
+    con.execute("CREATE SCHEMA history")
+    _checkpoint_views(con)
+    _weight_view(con)
+
+
+def _checkpoint_views(con: duckdb.DuckDBPyConnection) -> None:
+    identity = f"{generated_id_sql('c.number', CHECKPOINT_NONCE)} AS checkpoint_id"
+    con.execute(f"""
+        CREATE VIEW history.checkpoints AS
+        SELECT {identity}, r.name AS run, c.step, c.epoch, c.created_at,
+            CASE WHEN c.parent IS NOT NULL THEN {generated_id_sql("c.parent", CHECKPOINT_NONCE)} END AS parent_id,
+            coalesce((SELECT list(t.name ORDER BY t.name) FROM tensordb.tags t WHERE t.number = c.number), []) AS tags,
+            c.metrics, c.metadata, c.tensors, c.nbytes, c.stored_nbytes, c.added_nbytes
+        FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)""")
+    con.execute("""
+        CREATE VIEW history.runs AS
+        SELECT r.name AS run, r.created_at, count(c.number) AS checkpoints, arg_max(c.step, c.number) AS latest_step,
+            max(c.created_at) AS latest_at,
+            coalesce(sum(c.nbytes), 0)::BIGINT AS nbytes, coalesce(sum(c.added_nbytes), 0)::BIGINT AS added_nbytes
+        FROM tensordb.runs r LEFT JOIN tensordb.checkpoints c USING (run_id) GROUP BY ALL""")
+    # The id is made before the join: a condition on it then selects a checkpoint before its tensors are looked for.
+    con.execute(f"""
+        CREATE VIEW history.tensors AS
+        SELECT c.checkpoint_id, c.run, c.step, t.position, split_part(t.name, '.', 1) AS role, t.name, s.dtype,
+            s.shape, s.nbytes, o.stored_nbytes, o.compression, o.quantization, o.relative_l2, o.max_abs, t.norm,
+            coalesce(d.length, 0) AS deltas, lower(hex(o.content_id)) AS content_id
+        FROM tensordb.checkpoint_tensors t
+            JOIN (
+                SELECT c.number, {identity}, r.name AS run, c.step
+                FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)) c USING (number)
+            JOIN tensordb.specs s USING (spec_id) JOIN tensordb.objects o USING (object_id)
+            LEFT JOIN tensordb.deltas d USING (object_id)""")
+
+
+def _weight_view(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("""
         CREATE VIEW history.weights AS
         SELECT lower(hex(w.content_id)) AS hash, l.name, l.layer_type, l.model_name, l.metadata, s.dtype, s.shape,
@@ -128,37 +168,6 @@ def statistics_columns(con: duckdb.DuckDBPyConnection) -> None:
 def damage_table(con: duckdb.DuckDBPyConnection) -> None:
     """Create the table of the places whose payloads were found damaged."""
     con.execute("CREATE TABLE tensordb.damaged (segment BIGINT, position BIGINT, PRIMARY KEY (segment, position))")
-
-
-def history_views(con: duckdb.DuckDBPyConnection) -> None:
-    """Create the views that users ask in SQL: ``history.runs``, ``history.checkpoints`` and ``history.tensors``."""
-    con.execute("CREATE SCHEMA history")
-    identity = f"{generated_id_sql('c.number', CHECKPOINT_NONCE)} AS checkpoint_id"
-    con.execute(f"""
-        CREATE VIEW history.checkpoints AS
-        SELECT {identity}, r.name AS run, c.step, c.epoch, c.created_at,
-            CASE WHEN c.parent IS NOT NULL THEN {generated_id_sql("c.parent", CHECKPOINT_NONCE)} END AS parent_id,
-            coalesce((SELECT list(t.name ORDER BY t.name) FROM tensordb.tags t WHERE t.number = c.number), []) AS tags,
-            c.metrics, c.metadata, c.tensors, c.nbytes, c.stored_nbytes, c.added_nbytes
-        FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)""")
-    con.execute("""
-        CREATE VIEW history.runs AS
-        SELECT r.name AS run, r.created_at, count(c.number) AS checkpoints, arg_max(c.step, c.number) AS latest_step,
-            max(c.created_at) AS latest_at,
-            coalesce(sum(c.nbytes), 0)::BIGINT AS nbytes, coalesce(sum(c.added_nbytes), 0)::BIGINT AS added_nbytes
-        FROM tensordb.runs r LEFT JOIN tensordb.checkpoints c USING (run_id) GROUP BY ALL""")
-    # The id is made before the join: a condition on it then selects a checkpoint before its tensors are looked for.
-    con.execute(f"""
-        CREATE VIEW history.tensors AS
-        SELECT c.checkpoint_id, c.run, c.step, t.position, split_part(t.name, '.', 1) AS role, t.name, s.dtype,
-            s.shape, s.nbytes, o.stored_nbytes, o.compression, o.quantization, o.relative_l2, o.max_abs, t.norm,
-            coalesce(d.length, 0) AS deltas, lower(hex(o.content_id)) AS content_id
-        FROM tensordb.checkpoint_tensors t
-            JOIN (
-                SELECT c.number, {identity}, r.name AS run, c.step
-                FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)) c USING (number)
-            JOIN tensordb.specs s USING (spec_id) JOIN tensordb.objects o USING (object_id)
-            LEFT JOIN tensordb.deltas d USING (object_id)""")
 
 
 def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:

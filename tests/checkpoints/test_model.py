@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from hypothesis.stateful import (
 
 from tensordb import TensorStorage
 from tensordb.checkpoints.checkpoint import Checkpoint
+from tests.stateful.references import assert_every_reference_is_counted, assert_nothing_is_left
 
 from .training import assert_same
 
@@ -34,12 +34,6 @@ STEPS = int(os.environ.get("TENSORDB_MODEL_STEPS", "25"))
 RUNS = ("a", "b", "c")
 TAGS = ("good", "ü")
 State = dict[str, torch.Tensor]
-
-REFERENCES = """
-    SELECT object_id FROM tensordb.checkpoint_tensors
-    UNION ALL SELECT document_id FROM tensordb.checkpoints WHERE document_id IS NOT NULL
-    UNION ALL SELECT base_id FROM tensordb.deltas
-    UNION ALL SELECT object_id FROM tensordb.weights"""
 
 
 class Saved:
@@ -252,18 +246,7 @@ class CheckpointsLikeADict(RuleBasedStateMachine):
 
     @invariant()
     def every_reference_is_counted(self) -> None:
-        with self.db._db.catalog.read() as con:
-            counted = dict(con.execute("SELECT object_id, refs FROM tensordb.objects").fetchall())
-            tables = con.execute(
-                "SELECT table_name FROM duckdb_columns() WHERE schema_name = 'tensordb' "
-                "AND table_name LIKE 'records%' AND column_name = 'object_id'"
-            ).fetchall()
-            found = REFERENCES + "".join(
-                f" UNION ALL SELECT object_id FROM tensordb.{table} WHERE object_id IS NOT NULL AND payload IS NULL"
-                for (table,) in tables
-            )
-            named = Counter(object_id for (object_id,) in con.execute(found).fetchall())
-        assert counted == dict(named)
+        assert_every_reference_is_counted(self.db)
 
     def teardown(self) -> None:
         try:
@@ -273,10 +256,7 @@ class CheckpointsLikeADict(RuleBasedStateMachine):
             for run in self.db.checkpoints.runs():
                 self.db.checkpoints.delete_run(run)
             self.db.delete_where("d", "true")
-            for table in ("objects", "deltas", "checkpoints", "checkpoint_tensors", "tags", "runs"):
-                assert self.db.sql(f"SELECT count(*) AS n FROM tensordb.{table}").to_pylist() == [{"n": 0}], table
-            self.db.maintenance.compact(min_dead=0)
-            assert list(self.folder.glob("segments/*")) == []
+            assert_nothing_is_left(self.db)
         finally:
             self.db.close()
             shutil.rmtree(self.folder)
