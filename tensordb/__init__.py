@@ -39,7 +39,14 @@ try:
         UnknownPresetError,
         WeightNotFoundError,
     )
-    from tensordb.maintenance import DamagedRecord, DamagedTensor, DamagedWeight, ReclaimReport, VerifyReport
+    from tensordb.maintenance import (
+        DamagedRecord,
+        DamagedTensor,
+        DamagedWeight,
+        ReclaimReport,
+        RepairReport,
+        VerifyReport,
+    )
     from tensordb.model import Encoding, MeasuredError, TensorSpec
     from tensordb.storage import TensorStorage
     from tensordb.weights.weight import Weight, WeightInfo, WeightStorageInfo
@@ -84,6 +91,7 @@ __all__ = [
     "ReadOnlyError",
     "ReclaimReport",
     "Record",
+    "RepairReport",
     "Rule",
     "SchemaValidationError",
     "StorageFullError",

@@ -65,6 +65,7 @@ def _execute(name: str, options: argparse.Namespace) -> int:
     from tensordb.cli.demo import demo
     from tensordb.cli.overview import info, ls, stats, verify
     from tensordb.cli.records import head, query
+    from tensordb.cli.repair import repair
 
     commands = {
         "demo": demo,
@@ -74,6 +75,7 @@ def _execute(name: str, options: argparse.Namespace) -> int:
         "query": query,
         "stats": stats,
         "verify": verify,
+        "repair": repair,
     }
     about_checkpoints = {
         "ls": checkpoints.ls,
