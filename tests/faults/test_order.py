@@ -24,6 +24,7 @@ class Watch:
     def __init__(self) -> None:
         self.bytes: set[str] = set()
         self.names: set[str] = set()
+        self.synced: set[str] = set()
         self.wrong: list[str] = []
         self.commits = 0
 
@@ -38,6 +39,7 @@ class Watch:
             self.names.add(str(Path(arguments[1]).parent))
         elif call == "sync_directory":
             self.names.discard(str(arguments[0]))
+            self.synced.add(str(arguments[0]))
         elif call == "commit":
             self.commits += 1
             waiting = [each for each in self.bytes if Path(each).name not in OF_THE_LOCKS]
@@ -88,6 +90,23 @@ def test_everything_is_synced_before_the_commit_that_names_it(base: Path, tmp_pa
     db.close()
     assert watch.wrong == []
     assert watch.commits
+
+
+def test_the_first_segment_and_its_folder_have_durable_names_before_a_record_is_in_it(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path / "db") as db:
+        db.create_dataset("d")
+        with watched() as watch:
+            SCENARIOS["insert"](db)
+    assert watch.wrong == []
+    assert not watch.names
+
+
+def test_the_write_ahead_log_has_a_durable_name_before_a_commit_goes_into_it(base: Path, tmp_path: Path) -> None:
+    with TensorStorage(shutil.copytree(base, tmp_path / "db")) as db:
+        with watched() as watch:
+            SCENARIOS["update"](db)
+        assert (tmp_path / "db" / "catalog.duckdb.wal").exists()
+        assert str(tmp_path / "db") in watch.synced
 
 
 def test_a_new_database_and_its_folders_have_durable_names_before_the_first_commit(tmp_path: Path) -> None:
