@@ -41,7 +41,14 @@ try:
         WeightNotFoundError,
     )
     from tensordb.feeding import TensorDataset, TensorStream, collate
-    from tensordb.maintenance import DamagedRecord, DamagedTensor, DamagedWeight, ReclaimReport, VerifyReport
+    from tensordb.maintenance import (
+        DamagedRecord,
+        DamagedTensor,
+        DamagedWeight,
+        ReclaimReport,
+        RepairReport,
+        VerifyReport,
+    )
     from tensordb.model import Encoding, MeasuredError, TensorSpec
     from tensordb.search.result import Hit, SearchResult
     from tensordb.storage import TensorStorage
@@ -90,6 +97,7 @@ __all__ = [
     "ReadOnlyError",
     "ReclaimReport",
     "Record",
+    "RepairReport",
     "Rule",
     "SchemaValidationError",
     "SearchResult",

@@ -66,6 +66,7 @@ def _execute(name: str, options: argparse.Namespace) -> int:
     from tensordb.cli.exchange import export, import_
     from tensordb.cli.overview import info, ls, stats, verify
     from tensordb.cli.records import head, query
+    from tensordb.cli.repair import repair
 
     commands = {
         "demo": demo,
@@ -77,6 +78,7 @@ def _execute(name: str, options: argparse.Namespace) -> int:
         "verify": verify,
         "import": import_,
         "export": export,
+        "repair": repair,
     }
     about_checkpoints = {
         "ls": checkpoints.ls,

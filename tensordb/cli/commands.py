@@ -75,6 +75,13 @@ def _query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sql", metavar="QUERY", help="a whole SQL statement, in which each dataset is a table")
 
 
+def _repair(parser: argparse.ArgumentParser) -> None:
+    declare_access(parser, writes=True)
+    parser.add_argument("target", metavar="TARGET", nargs="?", help="new folder for what can still be read")
+    parser.add_argument("--dry-run", action="store_true", help="only say what is damaged")
+    parser.add_argument("--drop-checkpoints", action="store_true", help="remove checkpoints with damaged tensors, too")
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", nargs="?", help="new folder to keep the database in (default: a temporary one)"
@@ -142,6 +149,15 @@ _COMMANDS = (
         "record or tensor is named, and the exit code is 1 when there is one.",
         "tensordb verify runs.tdb\ntensordb verify runs.tdb weights --json | jq -r '.damaged[].record_id'",
         _place_and_perhaps_dataset,
+    ),
+    Command(
+        "repair",
+        "remove what is damaged, or salvage a database that cannot be opened",
+        "Read every stored byte and remove the records and weights that are damaged, naming each. With TARGET the\n"
+        "database is not changed: what can still be read goes into that new folder, also when the catalog cannot be\n"
+        "opened. The exit code is 1 when something was damaged.",
+        "tensordb repair runs.tdb --dry-run\ntensordb repair runs.tdb salvaged.tdb",
+        _repair,
     ),
 )
 COMMANDS: dict[str, Command | Family] = {each.name: each for each in (*_COMMANDS, *EXCHANGE, CHECKPOINTS)}

@@ -1,6 +1,15 @@
-"""Looking after a database: verify every byte, reclaim what is dead."""
+"""Looking after a database: verify every byte, repair what is damaged, reclaim what is dead."""
 
 from tensordb.maintenance.accessor import Maintenance, ReclaimReport
+from tensordb.maintenance.repairing import RepairReport
 from tensordb.maintenance.verifying import DamagedRecord, DamagedTensor, DamagedWeight, VerifyReport
 
-__all__ = ["DamagedRecord", "DamagedTensor", "DamagedWeight", "Maintenance", "ReclaimReport", "VerifyReport"]
+__all__ = [
+    "DamagedRecord",
+    "DamagedTensor",
+    "DamagedWeight",
+    "Maintenance",
+    "ReclaimReport",
+    "RepairReport",
+    "VerifyReport",
+]

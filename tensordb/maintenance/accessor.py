@@ -15,6 +15,7 @@ from tensordb.engine import Database
 from tensordb.engine.moving import move_inline, move_segment
 from tensordb.engine.recoding import compact_records
 from tensordb.errors import ConflictError, IntegrityError, InvalidInputError
+from tensordb.maintenance.repairing import RepairReport, repair
 from tensordb.maintenance.verifying import VerifyReport, verify, verify_checkpoints
 
 _SMALL_NBYTES = 16 << 20
@@ -76,6 +77,24 @@ class Maintenance:
             CheckpointNotFoundError: No run has this name.
         """
         return verify_checkpoints(self._db, run)
+
+    def repair(self, *, drop_checkpoints: bool = False, dry_run: bool = False) -> RepairReport:
+        """Remove the records and weights whose stored bytes are damaged, so that everything else works again.
+
+        The database is read whole, as by `verify`. What can be read stays, and all that was removed is named in the
+        report. A database that cannot be opened is for ``tensordb repair PATH TARGET``.
+
+        Args:
+            drop_checkpoints: Remove checkpoints that have damaged tensors, too. Without, they are only named, and their
+                sound tensors stay.
+            dry_run: Only report.
+
+        Raises:
+            ConflictError: Called inside a transaction.
+            IntegrityError: The catalog itself cannot be read.
+        """
+        self._check_outside("repair")
+        return repair(self._db, drop_checkpoints=drop_checkpoints, dry_run=dry_run)
 
     def gc(self) -> ReclaimReport:
         """Remove segments that no record names, such as those left by a writer that was killed.

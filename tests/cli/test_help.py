@@ -28,7 +28,7 @@ def parsed(line: str) -> argparse.Namespace:
 
 def test_the_commands_are_those_that_are_promised() -> None:
     assert list(COMMANDS) == [
-        *("demo", "ls", "info", "head", "query", "stats", "verify", "import", "export", "checkpoints")
+        *("demo", "ls", "info", "head", "query", "stats", "verify", "repair", "import", "export", "checkpoints")
     ]
     assert [each.name for each in COMMANDS["checkpoints"].commands] == [f"checkpoints {verb}" for verb in VERBS]
 

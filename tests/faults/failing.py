@@ -16,20 +16,10 @@ import duckdb
 
 from tensordb import files
 
-CALLS = [
-    "open_file",
-    "write",
-    "write_at",
-    "truncate",
-    "sync_file",
-    "sync_directory",
-    "set_mode",
-    "make_folder",
-    "rename",
-    "link",
-    "unlink",
-    "commit",
-]
+CALLS = (
+    *("open_file", "write", "write_at", "truncate", "sync_file", "sync_directory", "set_mode", "make_folder"),
+    *("rename", "link", "unlink", "commit"),
+)
 KINDS: dict[str, tuple[str, ...]] = dict.fromkeys(CALLS, ("EIO", "ENOSPC")) | {
     "write": ("EIO", "ENOSPC", "short", "torn"),
     "write_at": ("EIO", "short", "torn"),

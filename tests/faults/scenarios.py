@@ -86,6 +86,11 @@ def _compact(db: TensorStorage) -> None:
     db.maintenance.compact(min_dead=0)
 
 
+def _insert_and_close(db: TensorStorage) -> None:
+    db.insert("d", made(1, 7_000), record_id="new")
+    db.close()
+
+
 SCENARIOS: dict[str, Act] = {
     "insert a small one": lambda db: db.insert("d", made(1, 30), {"i": 7}, record_id="new"),
     "insert": lambda db: db.insert("d", made(1, 7_000), {"x": "text"}, record_id="new"),
@@ -107,5 +112,5 @@ SCENARIOS: dict[str, Act] = {
     "store a delta": lambda db: db.weights.store_delta(
         made(50, 4_000) + 0.002, db.weights.list_weights()[0].hash, name="w3"
     ),
-    "close": lambda db: db.close(),
+    "close": _insert_and_close,
 }

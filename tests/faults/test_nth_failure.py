@@ -30,7 +30,7 @@ class Sweep:
         self.calls = plan.made
         self._later = digest(made(1, 8_000))
 
-    def case(self, at: int, kind: int) -> str | None:
+    def case(self, at: int, kind: int, *, raises: bool | None = None) -> str | None:
         """Fail one call; return what was done to it, None when it was not reached."""
         db = TensorStorage(self._fresh())
         try:
@@ -40,6 +40,7 @@ class Sweep:
                     self._act(db)
                 except TensorDBError as raised:
                     error = raised
+            assert raises is None or raises == (error is not None), error
             self._check(db, plan, error)
         except Exception as wrong:
             raise AssertionError(f"{plan.failed}: {type(wrong).__name__}: {wrong}") from wrong
@@ -99,6 +100,13 @@ def test_when_any_call_fails_it_is_all_there_or_not_at_all_and_work_goes_on(
     failed = [sweep.case(at, kind) for at, kind in chosen(sweep.calls, every=False)]
     assert any(failed) or not sweep.calls
     assert max(map(len, KINDS.values())) + 1 == MOST_KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS["commit"])
+def test_a_commit_that_raised_is_done_exactly_when_it_took_effect(base: Path, tmp_path: Path, kind: str) -> None:
+    sweep = Sweep(base, tmp_path / "db", SCENARIOS["update"])
+    at = sweep.calls.index("commit") + 1
+    assert sweep.case(at, KINDS["commit"].index(kind), raises=kind.endswith("before")) is not None
 
 
 def test_when_any_call_fails_while_a_database_is_made_it_can_be_made_afterwards(tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""Salvaging a database that cannot be opened: what can still be read goes into a new folder.
+
+Invariants: the damaged database is only read; nothing is left out in silence. What the catalog knows (names, metadata,
+checkpoints) is kept as long as any part of the catalog opens; where none does, the tensors alone are found in the
+segment files, those of deleted records that were not reclaimed yet among them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tensordb.catalog.locks import CatalogLocks
+from tensordb.encoding.reading import PayloadReader
+from tensordb.errors import AlreadyExistsError, FormatError, IntegrityError, NotFoundError, StoreError, TensorDBError
+from tensordb.maintenance import RepairReport
+from tensordb.payloads.base import ALIGNMENT
+from tensordb.payloads.files import make_folders, store_error
+from tensordb.payloads.layout import HEADER_BYTES
+from tensordb.storage import TensorStorage
+
+DATASET = "salvaged"
+"""Where tensors go whose names are lost."""
+_BEGIN = b"TDB\x01"
+_TRIED = 16
+"""Ends of a payload that are tried: bytes inside it may look like the beginning of the next."""
+
+
+def salvage(source: Path, target: Path, *, busy_timeout: float = 30.0) -> RepairReport:
+    """Copy what can still be read of a database into a new one, whose damaged parts are removed.
+
+    Args:
+        source: Folder of the damaged database; it is not changed.
+        target: Folder of the new one; it must not exist.
+        busy_timeout: Seconds to wait for those who use the source.
+
+    Returns:
+        What was left out. When no part of the catalog opens, the tensors that segments hold are in the dataset
+        ``"salvaged"``, with their place in the metadata, and small ones, which only the catalog held, are lost.
+
+    Raises:
+        AlreadyExistsError: `target` exists.
+        NotFoundError: `source` is no folder of a database.
+    """
+    if not (source / "catalog.duckdb").exists() and not (source / "segments").is_dir():
+        raise NotFoundError(f"{str(source)!r} holds neither a catalog nor segments; give the folder of a database")
+    if target.exists():
+        raise AlreadyExistsError(f"{str(target)!r} exists; give the path of a new folder")
+    try:
+        make_folders(target)
+        locks = CatalogLocks(source, read_only=True)
+        locks.acquire(exclusive=False, deadline=time.monotonic() + busy_timeout)
+        try:
+            lost = _copy(source, target)
+        finally:
+            locks.release()
+            locks.close()
+    except OSError as error:
+        raise store_error("copying a database to", target, error) from error
+    found = _with_catalog(target)
+    return replace(found, not_salvaged=(*lost, *found.not_salvaged))
+
+
+def _copy(source: Path, target: Path) -> list[str]:
+    """Copy the files of a database; return which cannot be read."""
+    lost = []
+    (target / "segments").mkdir()
+    segments = sorted((source / "segments").glob("*.seg"))
+    for file in [source / "catalog.duckdb", source / "catalog.duckdb.wal", *segments]:
+        if file.exists():
+            try:
+                shutil.copyfile(file, target / file.relative_to(source))
+            except OSError as error:
+                lost.append(f"{file.relative_to(source)} cannot be read: {error.strerror}")
+    return lost
+
+
+def _with_catalog(target: Path) -> RepairReport:
+    """Repair the copy, if need be without its write-ahead log, if need be from its segments alone."""
+    log = target / "catalog.duckdb.wal"
+    lost: list[str] = []
+    while (target / "catalog.duckdb").exists():
+        try:
+            with TensorStorage(target) as db:
+                found = db.maintenance.repair()
+            return replace(found, not_salvaged=tuple(lost))
+        except FormatError:
+            raise
+        except (IntegrityError, StoreError) as error:
+            if log.exists():
+                lost.append(f"the catalog's write-ahead log, with what was written last: {error}")
+                log.unlink()
+                continue
+            lost.append(f"the catalog, with names, metadata, checkpoints and the smallest tensors: {error}")
+            break
+    return _from_segments(target, lost)
+
+
+def _from_segments(target: Path, lost: list[str]) -> RepairReport:
+    """Make the database anew of the tensors in its segments, one after the other."""
+    old = target / "segments.old"
+    (target / "segments").rename(old)
+    for name in ("catalog.duckdb", "catalog.duckdb.wal", "catalog.duckdb.new"):
+        with contextlib.suppress(FileNotFoundError):
+            (target / name).unlink()
+    count = 0
+    with TensorStorage(target) as db:
+        db.create_dataset(DATASET)
+        for file in sorted(old.iterdir()):
+            for found in _tensors_of(file):
+                if isinstance(found, str):
+                    lost.append(found)
+                    continue
+                try:
+                    place = {"segment": file.stem, "offset": found.offset, "base": (found.reader.base_id or b"").hex()}
+                    db.insert(DATASET, found.reader.decode(), place)
+                    count += 1
+                except TensorDBError as error:
+                    lost.append(f"the tensor in {file.name} at byte {found.offset}: {error}")
+    shutil.rmtree(old)
+    return RepairReport(dry_run=False, records=count, not_salvaged=tuple(lost))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A payload in a segment file."""
+
+    offset: int
+    reader: PayloadReader
+
+
+def _tensors_of(file: Path) -> Iterator[_Found | str]:
+    """Yield the payloads of a segment file, and what is wrong with those that cannot be read."""
+    data = file.read_bytes()
+    starts = [at for at in range(HEADER_BYTES, len(data), ALIGNMENT) if data[at : at + 4] == _BEGIN]
+    behind = HEADER_BYTES
+    for index, start in enumerate(starts):
+        if start < behind:  # a part of the payload before
+            continue
+        ends = [*starts[index + 1 : index + _TRIED], len(data), len(data) - ALIGNMENT]
+        reader, end = _reader_at(data, start, ends)
+        if reader is None:
+            yield f"what begins at byte {start} of {file.name} is damaged"
+        else:
+            behind = end
+            yield _Found(start, reader)
+
+
+def _reader_at(data: bytes, start: int, ends: list[int]) -> tuple[PayloadReader | None, int]:
+    """Return the payload that begins at a byte, with its end, which lies up to a padding before one of `ends`."""
+    for end in ends:
+        for padding in range(ALIGNMENT):
+            try:
+                reader = PayloadReader(memoryview(data)[start : end - padding])
+            except (IntegrityError, FormatError):
+                continue
+            return reader, end - padding
+    return None, start

@@ -1,0 +1,136 @@
+"""Recording a program that does a bit of everything, and opening what a power cut at any moment would leave of it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tensordb import TensorStorage
+
+from . import scenarios
+from .power import Disk, Event, State, kinds, left_by_cut, record, restore
+from .programs import PREAMBLE, made
+
+PROGRAM = "\n".join(
+    [
+        "from __future__ import annotations",
+        PREAMBLE,
+        "import hashlib",
+        *(inspect.getsource(each) for each in (scenarios.state, scenarios.contents, scenarios.digest)),
+        """
+from tensordb import files
+for name in sys.argv[3:]:  # what this program leaves out
+    setattr(files, name, lambda *_: None)
+path = os.path.join(folder, "er", "db")
+held = [{}]
+
+def reopen():
+    global db
+    db.close()
+    db = TensorStorage(path)
+
+db = TensorStorage(path)
+for act in (
+    lambda: db.create_dataset("d"),
+    lambda: db.insert("d", made(1, 30), record_id="small"),
+    lambda: db.insert("d", made(2, 7_000), record_id="large"),
+    lambda: db.insert_many("d", [made(9, 90_000)] + [made(i, 400) for i in range(5)], record_ids=list("abcdef")),
+    lambda: db.checkpoints.save("run", state(0), step=0, rng=False),
+    lambda: db.checkpoints.save("run", state(1), step=1, rng=False),
+    lambda: db.delete_tensor("d", "large"),
+    lambda: db.maintenance.compact(min_dead=0),
+    reopen,
+    lambda: db.insert("d", made(3, 7_000), record_id="third"),
+    lambda: db.checkpoints.prune("run", keep_last=1),
+    lambda: db.maintenance.gc(),
+    lambda: db.insert("d", made(4, 40), record_id="fourth"),
+):
+    act()
+    held.append(contents(db))
+    os.write(2, b"acknowledged %d " % (len(held) - 1))
+db.close()
+with open(sys.argv[2], "w") as file:
+    json.dump(held, file)
+""",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a program did to its folder, and what its database held after each thing that it acknowledged."""
+
+    folder: Path
+    events: Sequence[Event]
+    held: Sequence[scenarios.Contents]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A kind of state that a cut may leave after `events` events, of which the program acknowledged number `done`."""
+
+    events: int
+    done: int
+    kind: str
+
+
+def recorded(work: Path, *left_out: str) -> Recording:
+    """Record the program, without some functions of `tensordb.files`."""
+    folder = work / "deep"
+    events = record(PROGRAM, folder, work / "log", work / "held.json", *left_out)
+    shutil.rmtree(folder)
+    return Recording(folder, events, json.loads((work / "held.json").read_text()))
+
+
+def cuts(recording: Recording) -> Iterator[Cut]:
+    """Yield every state that a cut at any moment may leave."""
+    disk, done = Disk(recording.folder), 0
+    for number, event in enumerate(recording.events, 1):
+        disk.apply(event)
+        done = event.offset if event.call == "done" else done
+        if event.call not in ("seek", "open"):
+            yield from (Cut(number, done, kind) for kind in kinds(disk))
+
+
+def state_of(cut: Cut, recording: Recording) -> State:
+    """Return the files that the cut leaves."""
+    disk = Disk(recording.folder)
+    for event in recording.events[: cut.events]:
+        disk.apply(event)
+    return left_by_cut(disk, cut.kind)
+
+
+def wrong_with(cut: Cut, recording: Recording, work: Path) -> str | None:
+    """Open what a cut left; return what is wrong with it."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    restore(state_of(cut, recording), str(recording.folder), work)
+    known: list[Any] = list(recording.held[cut.done : cut.done + 2])
+    try:
+        with TensorStorage(work / "er" / "db") as db:
+            found = json.loads(json.dumps(scenarios.contents(db)))
+            if found not in known:
+                missing = [key for key in known[0] if found.get(key) != known[0][key]]
+                return f"it holds {len(found)} things, neither as acknowledged nor as begun; other: {missing[:5]}"
+            db.maintenance.gc()
+            db.create_dataset("later")
+            db.insert("later", made(1, 8_000))
+            return None if (report := db.verify()).ok else f"damaged: {report}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def failures(recording: Recording, chosen: Sequence[Cut], work: Path) -> list[str]:
+    """Return what is wrong with each of these states."""
+    found = []
+    for cut in chosen:
+        wrong = wrong_with(cut, recording, work)
+        if wrong is not None:
+            last = recording.events[cut.events - 1]
+            found.append(f"after event {cut.events} ({last.call} {Path(last.path).name}), {cut.kind}: {wrong}")
+    return found

@@ -1,0 +1,34 @@
+"""Every state of the disk that a power cut may leave opens, and holds what was acknowledged before it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .power import EVERYTHING, NOTHING
+from .power_cuts import Cut, Recording, cuts, failures, recorded
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace records the program")
+
+
+def right_after(recording: Recording) -> list[Cut]:
+    """Return the states in which nothing is there that was not synced, right after each acknowledgement."""
+    ends = {number for number, event in enumerate(recording.events, 1) if event.call == "done"}
+    return [cut for cut in cuts(recording) if cut.events in ends and cut.kind in (NOTHING, EVERYTHING)]
+
+
+def test_after_a_power_cut_everything_acknowledged_is_there(tmp_path: Path) -> None:
+    recording = recorded(tmp_path)
+    surest = right_after(recording)
+    assert len(surest) >= 10
+    some = random.Random(3).sample(list(cuts(recording)), 30)
+    assert failures(recording, [*surest, *some], tmp_path / "state") == []
+
+
+@pytest.mark.parametrize("left_out", ["sync_file", "sync_directory"])
+def test_a_sync_that_is_left_out_shows(tmp_path: Path, left_out: str) -> None:
+    recording = recorded(tmp_path, left_out)
+    assert failures(recording, right_after(recording), tmp_path / "state") != []

@@ -1,0 +1,173 @@
+"""repair takes out what is damaged and nothing else, and says what; salvage saves what is left of a database."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tensordb import TensorStorage
+from tensordb.cli import main
+from tensordb.errors import AlreadyExistsError, ConflictError, NotFoundError
+from tensordb.salvage import DATASET, salvage
+
+from .conftest import Sample
+from .programs import made
+from .scenarios import build, contents, digest
+
+
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 16
+    file.write_bytes(content)
+
+
+def place_of(folder: Path, key: str) -> tuple[Path, int]:
+    """Return the segment file of a record, and a byte in the middle of its payload."""
+    with TensorStorage(folder, read_only=True) as db:
+        found = db.sql(
+            "SELECT segment, position, stored_nbytes FROM tensordb.objects JOIN tensordb.records_1 USING (object_id) "
+            "WHERE record_id = ?",
+            [key],
+        ).to_pylist()[0]
+    return folder / "segments" / f"{found['segment']:016x}.seg", found["position"] + found["stored_nbytes"] // 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    build(tmp_path / "db")
+    return tmp_path / "db"
+
+
+def test_repair_removes_the_damaged_record_names_it_and_keeps_every_other_thing(folder: Path) -> None:
+    flip(*place_of(folder, "large1"))
+    with TensorStorage(folder) as db:
+        looked = db.maintenance.repair(dry_run=True)
+        assert [each.record_id for each in looked.removed_records] == ["large1"]
+        assert not looked.ok
+        assert not db.verify().ok, "a dry run changes nothing"
+        report = db.maintenance.repair()
+        assert report.removed_records == looked.removed_records
+        assert "checksum" in report.removed_records[0].reason or "damaged" in report.removed_records[0].reason
+        assert db.verify().ok
+        assert db.count("d") == report.records - 1
+        assert db.get_tensor_by_id("d", "large2").tensor.equal(made(12, 6_000))
+        db.maintenance.compact(min_dead=0)
+        assert db.maintenance.repair().ok
+
+
+def test_repair_of_a_sound_database_removes_nothing(folder: Path) -> None:
+    with TensorStorage(folder) as db:
+        before = contents(db)
+        report = db.maintenance.repair(drop_checkpoints=True)
+        assert report.ok
+        assert (report.records, report.checkpoints, report.weights) == (15, 2, 2)
+        assert contents(db) == before
+        with db.transaction(), pytest.raises(ConflictError, match="transaction"):
+            db.maintenance.repair()
+
+
+def test_a_missing_segment_costs_what_was_in_it_and_the_rest_works_again(folder: Path) -> None:
+    with TensorStorage(folder) as db:
+        kept = {f"small{i}" for i in range(4)}
+    for file in (folder / "segments").iterdir():
+        file.unlink()
+    with TensorStorage(folder) as db:
+        report = db.maintenance.repair()
+        assert {each.record_id for each in report.removed_records} == {f"large{i}" for i in range(3)} | {
+            f"page{i}" for i in range(8)
+        }
+        assert {(each.run, each.step) for each in report.damaged_tensors} == {("run", 0), ("run", 1)}
+        assert len(report.removed_weights) == 2
+        assert len(db.checkpoints.list()) == 2, "checkpoints go only when that was asked for"
+        assert len(db.maintenance.repair(drop_checkpoints=True).removed_checkpoints) == 2
+        assert db.checkpoints.list() == []
+        assert db.verify().ok
+        assert {record.id for record in db.scan("d")} == kept
+        db.insert("d", made(1, 9_000))
+        assert db.verify().ok
+
+
+def test_salvage_keeps_everything_when_only_the_write_ahead_log_is_damaged(folder: Path, tmp_path: Path) -> None:
+    with TensorStorage(folder) as db:
+        before = contents(db)
+        db.insert("d", made(5, 10), record_id="late")
+        shutil.copytree(folder, tmp_path / "copy")
+    log = tmp_path / "copy" / "catalog.duckdb.wal"
+    sound = log.read_bytes()
+    for position in range(20, len(sound), 9):
+        log.write_bytes(sound)
+        flip(log, position)
+        report = salvage(tmp_path / "copy", tmp_path / "new")
+        if any("write-ahead log" in each for each in report.not_salvaged):
+            break
+        shutil.rmtree(tmp_path / "new")  # a log that ends early looks like one that was being written
+    damaged = log.read_bytes()
+    assert damaged != sound, "the source is only read"
+    assert len(damaged) == len(sound)
+    with TensorStorage(tmp_path / "new") as db:
+        assert contents(db) == before
+
+
+@pytest.mark.parametrize("catalog", [None, b"", bytes(30_000)], ids=["missing", "empty", "zeros"])
+def test_salvage_without_a_catalog_finds_the_tensors_in_the_segments(
+    folder: Path, tmp_path: Path, catalog: bytes | None
+) -> None:
+    (folder / "catalog.duckdb").unlink()
+    if catalog is not None:
+        (folder / "catalog.duckdb").write_bytes(catalog)
+    report = salvage(folder, tmp_path / "new")
+    assert not report.ok
+    with TensorStorage(tmp_path / "new") as db:
+        found = {digest(record.tensor) for record in db.scan(DATASET)}
+        assert {digest(made(10 + i, 6_000)) for i in range(3)} <= found
+        assert report.records == db.count(DATASET)
+        assert db.verify().ok
+
+
+def test_salvage_refuses_what_is_no_database_and_a_target_that_exists(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        salvage(tmp_path, tmp_path / "new")
+    with pytest.raises(AlreadyExistsError):
+        salvage(folder, tmp_path)
+
+
+def told(*arguments: object) -> tuple[int, str]:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main([str(each) for each in arguments])
+    return code, out.getvalue()
+
+
+def test_the_command_repairs_in_place_and_into_a_new_folder(folder: Path, tmp_path: Path) -> None:
+    assert told("repair", folder)[0] == 0
+    flip(*place_of(folder, "large1"))
+    code, text = told("repair", folder, "--dry-run")
+    assert code == 1
+    assert "damaged: d large1" in text
+    code, text = told("repair", folder, tmp_path / "new", "--json")
+    assert code == 1
+    assert [each["record_id"] for each in json.loads(text)["removed_records"]] == ["large1"]
+    assert told("repair", tmp_path / "new")[0] == 0
+    assert told("repair", folder)[0] == 1
+    assert told("verify", folder)[0] == 0
+    assert told("repair", tmp_path / "nowhere")[0] == 2
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_repair_saves_every_sound_record_of_a_database_with_many_damaged_ones(sample: Sample, tmp_path: Path) -> None:
+    folder = sample.copy(tmp_path / "db")
+    for file in (folder / "segments").iterdir():
+        for position in range(2_000, file.stat().st_size, 9_000):
+            flip(file, position)
+    with TensorStorage(folder) as db:
+        gone = {each.record_id for each in db.maintenance.repair().removed_records}
+        assert gone
+        assert db.verify().ok
+        left = {record.id: record.tensor for record in db.scan("d")}
+        assert left.keys() == sample.tensors.keys() - gone
+        assert all(tensor.equal(sample.tensors[key]) for key, tensor in left.items())

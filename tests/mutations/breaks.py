@@ -1,0 +1,209 @@
+"""Deliberate breaks of the engine, each with the tests that must notice it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Break:
+    """One wrong change.
+
+    Attributes:
+        title: What is wrong then.
+        file: The file that is changed, from the root of the repository.
+        old: Text that it holds exactly once.
+        new: What stands there instead.
+        tests: What pytest is given; at least one of them must fail.
+    """
+
+    title: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+_WRITER = "tensordb/payloads/writer.py"
+_APPENDER = "tensordb/payloads/appender.py"
+_SESSION = "tensordb/catalog/session.py"
+_LOCKS = "tensordb/catalog/locks.py"
+_ORDER = ("tests/faults/test_order.py", "-k", "insert or new_database")
+
+BREAKS = (
+    Break(
+        "payload bytes are not synced",
+        _WRITER,
+        "        files.sync_file(self._descriptor)\n",
+        "",
+        _ORDER,
+    ),
+    Break(
+        "the name of a segment is not synced",
+        _WRITER,
+        "            files.sync_directory(self._path.parent)\n",
+        "",
+        _ORDER,
+    ),
+    Break(
+        "the name of the folder of segments is not synced",
+        _WRITER,
+        "            files.sync_directory(self._path.parent.parent)\n",
+        "",
+        ("tests/faults/test_order.py", "-k", "first_segment"),
+    ),
+    Break(
+        "the name of the write-ahead log is not synced",
+        _SESSION,
+        "                self._lease.secure_log()\n",
+        "",
+        ("tests/faults/test_order.py", "-k", "log_has_a_durable_name"),
+    ),
+    Break(
+        "the folders above a new database are not synced",
+        "tensordb/payloads/files.py",
+        "        files.sync_directory(each.parent)\n",
+        "",
+        _ORDER,
+    ),
+    Break(
+        "the commit comes before the payloads",
+        _SESSION,
+        "                self._before_commit()\n",
+        "",
+        _ORDER,
+    ),
+    Break(
+        "a failed sync is taken for a good one",
+        _APPENDER,
+        "            return error\n        except BaseException:",
+        "            return None\n        except BaseException:",
+        ("tests/faults/test_nth_failure.py", "-k", "insert] or insert_many]"),
+    ),
+    Break(
+        "what a failed write left behind is not cut off",
+        _WRITER,
+        "            os.lseek(self._descriptor, self.end, os.SEEK_SET)\n        except OSError:",
+        "        except OSError:",
+        ("tests/payloads/test_damage.py", "tests/payloads/test_contract.py", "tests/payloads/test_segments.py"),
+    ),
+    Break(
+        "the checksums of frames are not compared",
+        "tensordb/encoding/frames.py",
+        "        if found != expected:",
+        "        if False:",
+        ("tests/faults/test_damage.py",),
+    ),
+    Break(
+        "the checksum of a payload's header is not compared",
+        "tensordb/encoding/format.py",
+        "    if _header_checksum(payload[:8], payload[16:size]) != checksum or any(payload[size:end]):",
+        "    if any(payload[size:end]):",
+        ("tests/encoding/test_damage.py",),
+    ),
+    Break(
+        "a segment of another database is read",
+        "tensordb/payloads/layout.py",
+        "    if found_database != database_id:",
+        "    if False:",
+        ("tests/payloads/test_damage.py", "tests/payloads/test_segments.py", "tests/faults/test_damage.py"),
+    ),
+    Break(
+        "a map is read beyond the end of its file",
+        "tensordb/payloads/maps.py",
+        "        if found.mapping.size() < end:",
+        "        if False:",
+        ("tests/payloads/test_damage.py",),
+    ),
+    Break(
+        "raw bytes are read from one byte too far",
+        "tensordb/encoding/chunks.py",
+        "        begin = span[0] + (start - first * per_chunk) * self.itemsize",
+        "        begin = span[0] + (start - first * per_chunk) * self.itemsize + 1",
+        ("tests/encoding/test_partial_reads.py",),
+    ),
+    Break(
+        "whoever wants the catalog walks past the gate",
+        _LOCKS,
+        "        if not _take(self._gate, exclusive=True, deadline=deadline, pause=GATE_PAUSE):",
+        "        if False:",
+        ("tests/catalog/test_locks.py",),
+    ),
+    Break(
+        "a writer shares the catalog with readers",
+        _LOCKS,
+        "            if not _take(self._lock, exclusive=exclusive, deadline=deadline, pause=LOCK_PAUSE):",
+        "            if not _take(self._lock, exclusive=False, deadline=deadline, pause=LOCK_PAUSE):",
+        ("tests/catalog/test_locks.py",),
+    ),
+    Break(
+        "what was remembered outlives the connection",
+        _SESSION,
+        "        if self._lease.epoch != self._epoch:\n            self.forget()",
+        "        if self._lease.epoch != self._epoch:\n            pass",
+        ("tests/faults/test_stale.py",),
+    ),
+    Break(
+        "what was remembered outlives a write",
+        "tensordb/catalog/remembered.py",
+        "            self._lookups, self._counts, self._mirrors, self._objects = {}, {}, {}, {}",
+        "            pass",
+        ("tests/faults/test_stale.py",),
+    ),
+    Break(
+        "what was remembered outlives a rollback",
+        _SESSION,
+        "        self.known = Remembered()\n        try:",
+        "        try:",
+        ("tests/faults/test_stale.py",),
+    ),
+    Break(
+        "a commit that raised is taken for a failure",
+        _SESSION,
+        "            if not self._is_committed(raised.probe):",
+        "            if True:",
+        ("tests/faults/test_nth_failure.py", "-k", "update or commit_that_raised"),
+    ),
+    Break(
+        "a commit that raised is taken for done",
+        _SESSION,
+        "            if not self._is_committed(raised.probe):",
+        "            if False:",
+        ("tests/storage/test_failed_commits.py",),
+    ),
+    Break(
+        "gc removes what a writer is about to name",
+        _WRITER,
+        "        if not try_lock(descriptor) or not os.fstat(descriptor).st_nlink:",
+        "        if not os.fstat(descriptor).st_nlink:",
+        ("tests/faults/test_reclaim.py",),
+    ),
+    Break(
+        "compaction copies damage",
+        "tensordb/engine/moving.py",
+        "        _check_sound(row.object_id, payload)\n",
+        "        pass\n",
+        ("tests/faults/test_damage.py", "tests/faults/test_compact_again.py"),
+    ),
+    Break(
+        "an object goes with the last but one record that names it",
+        "tensordb/catalog/objects.py",
+        "DELETE FROM tensordb.objects WHERE refs <= 0 AND",
+        "DELETE FROM tensordb.objects WHERE refs <= 1 AND",
+        ("tests/faults/test_stale.py", "tests/storage/test_update_delete.py"),
+    ),
+    Break(
+        "a forked child closes its parent's connection as its own",
+        "tensordb/catalog/connection.py",
+        '            connection.execute("PRAGMA disable_checkpoint_on_shutdown")',
+        "            pass",
+        ("tests/faults/test_fork.py", "tests/catalog/test_lease_fork.py"),
+    ),
+    Break(
+        "repair lets damaged records stay",
+        "tensordb/maintenance/repairing.py",
+        "                objects.release(con, records.delete(con, row, [each.seq for each in found]))",
+        "                pass",
+        ("tests/faults/test_repair.py", "-k", "names_it"),
+    ),
+)
