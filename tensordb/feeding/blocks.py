@@ -60,18 +60,19 @@ def load(source: Source, block: Block, memory: Memory) -> Loaded:
 
 class _Stacked:
     def __init__(self, block: Block, spec: TensorSpec, rows: torch.Tensor) -> None:
-        self._turns = None if block.turns is None else torch.from_numpy(block.turns)
+        self._turns = block.turns
         self._spec = spec
-        # As bytes, since torch does not index every dtype.
-        self._rows = torch.from_numpy(byte_view(rows)).view(len(rows), -1)
+        self._rows = byte_view(rows).reshape(len(rows), -1)
 
     def batch(self, begin: int, end: int) -> torch.Tensor:
         out = empty(TensorSpec(self._spec.dtype, (end - begin, *self._spec.shape)))
-        flat = torch.from_numpy(byte_view(out)).view(end - begin, -1)
+        flat = byte_view(out).reshape(end - begin, -1)
         if self._turns is None:
-            flat.copy_(self._rows[begin:end])
+            flat[:] = self._rows[begin:end]
         else:
-            torch.index_select(self._rows, 0, self._turns[begin:end], out=flat)
+            # Not torch: its threads, of which one is enough, would keep the cores from those that decode. Clipping,
+            # which never happens, lets NumPy write in place.
+            self._rows.take(self._turns[begin:end], axis=0, out=flat, mode="clip")
         return out
 
 

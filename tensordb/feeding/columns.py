@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Positions = NDArray[np.int64]
+_DTYPES = {"int32": "int32", "int64": "int64", "double": "float64", "bool": "bool"}
+"""Arrow's types of numbers."""
 
 
 class Column(Protocol):
@@ -48,22 +50,43 @@ class Values:
 
     def __init__(self, column: pa.Array) -> None:
         self._column = column
-        self._texts: NDArray[Any] | None = None
+
+    @property
+    def arrow(self) -> pa.Array:
+        """The values as an Arrow array."""
+        return self._column
 
     def pick(self, positions: Positions) -> list[Any]:
         """Return Python values; times are in UTC."""
-        if str(self._column.type) == "string":
-            if self._texts is None:  # one by one, Arrow takes ten times as long
-                self._texts = self._column.to_numpy(zero_copy_only=False)
-            return list(self._texts[positions])
         return [_with_zone(self._column[position].as_py()) for position in positions.tolist()]
 
     def batch(self, positions: Positions) -> list[Any]:
         """Return the same list."""
         return self.pick(positions)
 
+
+class Texts(Values):
+    """Texts, picked without an Arrow scalar each, nor by Arrow's way to NumPy, which loads pandas."""
+
+    def __init__(self, column: pa.Array) -> None:
+        super().__init__(column)
+        validity, offsets, data = column.buffers()
+        first, last = column.offset, column.offset + len(column)
+        self._offsets = np.frombuffer(offsets, np.int32)[first : last + 1] if len(column) else np.zeros(1, np.int32)
+        self._data = memoryview(data or b"")
+        bits = None if validity is None else np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")
+        self._valid = None if bits is None else bits[first:last].astype(bool)
+
+    def pick(self, positions: Positions) -> list[str | None]:
+        """Return the texts."""
+        spans = zip(self._offsets[positions].tolist(), self._offsets[positions + 1].tolist(), strict=True)
+        texts = [str(self._data[begin:end], "utf-8") for begin, end in spans]
+        if self._valid is None:
+            return list[str | None](texts)
+        return [text if valid else None for text, valid in zip(texts, self._valid[positions].tolist(), strict=True)]
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return Values, (self._column,)
+        return Texts, (self._column,)
 
 
 class RecordIds:
@@ -72,8 +95,12 @@ class RecordIds:
     def __init__(self, numbers: Positions, own: pa.Array | None, nonce: int) -> None:
         """Take sequence numbers, the user's own ids if there are any, and the dataset's nonce."""
         self._numbers = numbers
-        self._own = None if own is None else Values(own)
+        self._own = None if own is None else Texts(own)
         self._nonce = nonce
+
+    def parts(self) -> tuple[Positions, pa.Array | None, int]:
+        """Return what it was made of."""
+        return self._numbers, self._own and self._own.arrow, self._nonce
 
     def pick(self, positions: Positions) -> list[str]:
         """Return the ids."""
@@ -91,9 +118,24 @@ class RecordIds:
 def column_of(values: pa.ChunkedArray) -> Column:
     """Return an Arrow column as the kind that suits it."""
     column = values.combine_chunks()
-    if column.null_count == 0 and str(column.type) in ("int64", "double", "bool"):
-        return Numbers(column.to_numpy(zero_copy_only=False))
-    return Values(column)
+    if column.null_count == 0 and str(column.type) in _DTYPES:
+        return Numbers(numbers_of(values))
+    return Texts(column) if str(column.type) == "string" else Values(column)
+
+
+def numbers_of(values: pa.ChunkedArray) -> NDArray[Any]:
+    """Return an Arrow column of numbers without nulls as an array; Arrow's own way there would load pandas."""
+    dtype = _DTYPES[str(values.type)]
+    parts = [_numbers_of(chunk, dtype) for chunk in values.chunks]
+    return np.concatenate([np.empty(0, dtype), *parts])
+
+
+def _numbers_of(chunk: pa.Array, dtype: str) -> NDArray[Any]:
+    begin, end = chunk.offset, chunk.offset + len(chunk)
+    content = chunk.buffers()[1] or b""
+    if dtype == "bool":
+        return np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")[begin:end].astype(bool)
+    return np.frombuffer(content, dtype)[begin:end]
 
 
 def _with_zone(value: Any) -> Any:

@@ -17,9 +17,12 @@ from tensordb.errors import InvalidInputError
 from tensordb.feeding.collating import Mixed
 from tensordb.feeding.index import TENSOR, take_index
 from tensordb.feeding.items import Items, names_of
+from tensordb.feeding.plan import Plan
 from tensordb.feeding.schedule import Even
 from tensordb.feeding.source import Source
-from tensordb.feeding.stream import BUFFER_NBYTES, TensorStream
+from tensordb.feeding.stream import TensorStream
+
+BUFFER_NBYTES = 32 << 20
 
 
 class TensorDataset(Dataset[Any]):
@@ -119,7 +122,7 @@ class TensorDataset(Dataset[Any]):
         Raises:
             InvalidInputError: An argument cannot be used.
         """
-        return TensorStream(
+        plan = Plan(
             self._items,
             self._pin,
             shuffle=shuffle,
@@ -132,6 +135,7 @@ class TensorDataset(Dataset[Any]):
             rank=rank,
             world_size=world_size,
         )
+        return TensorStream(plan)
 
     def __repr__(self) -> str:
         return f"TensorDataset({self.name!r}, {len(self):,} records)"

@@ -17,7 +17,7 @@ from tensordb.catalog import snapshots, specs
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.records import Selection
 from tensordb.errors import InvalidInputError
-from tensordb.feeding.columns import Column, RecordIds, column_of
+from tensordb.feeding.columns import Column, RecordIds, column_of, numbers_of
 from tensordb.feeding.packing import packed, unpacked
 from tensordb.model import TensorSpec
 from tensordb.tensors import nbytes_of
@@ -87,9 +87,9 @@ class Index:
         return len(self.numbers)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        ids = self.record_ids
-        places = packed(self.numbers, 0), packed(self.rows, 1), packed(ids._numbers, 1)
-        others = (ids._own and ids._own._column, ids._nonce, dict(self.columns))
+        sequence, own, nonce = self.record_ids.parts()
+        places = packed(self.numbers, 0), packed(self.rows, 1), packed(sequence, 1)
+        others = (own, nonce, dict(self.columns))
         return _restored, (self.dataset, self.objects, self.specs, self.nbytes, places, others)
 
 
@@ -102,16 +102,16 @@ def take_index(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selec
     """
     wanted = {name: _sql_of(row, name) for name in dict.fromkeys(columns) if name not in (TENSOR, RECORD_ID)}
     table = snapshots.fetch(con, row, selection, {f"column_{at}": sql for at, sql in enumerate(wanted.values())})
-    spec_ids = table["spec_id"].to_numpy()
+    spec_ids = numbers_of(table["spec_id"])
     known, record_specs = np.unique(spec_ids, return_inverse=True)
     found = specs.fetch(con, known.tolist()) if len(known) else {}
     listed = [found[number] for number in known.tolist()]
     objects, numbers = _objects_of(con, table, record_specs.astype(np.int32))
     own = table["own_id"].combine_chunks()
-    record_ids = RecordIds(table["seq"].to_numpy(), None if own.null_count == len(own) else own, row.nonce)
+    record_ids = RecordIds(numbers_of(table["seq"]), None if own.null_count == len(own) else own, row.nonce)
     others = {name: column_of(table[f"column_{at}"]) for at, name in enumerate(wanted)}
     nbytes = np.array([nbytes_of(spec) for spec in listed], np.int64)
-    rows = table["page_row"].to_numpy()
+    rows = numbers_of(table["page_row"])
     return Index(row.name, objects, listed, nbytes, numbers, rows, record_ids, others)
 
 
@@ -142,7 +142,7 @@ def _objects_of(con: duckdb.DuckDBPyConnection, table: pa.Table, record_specs: A
 
     payloads = table["payload"].combine_chunks()
     ids = _fixed(table["object_id"].combine_chunks())
-    inlined = np.zeros(len(ids), bool) if payloads.null_count == len(ids) else np.array(payloads.is_valid())
+    inlined = np.zeros(len(ids), bool) if payloads.null_count == len(ids) else _valid(payloads)
     # An inlined payload is an object of its own, equal ones or not: each may be damaged by itself.
     starts = np.concatenate([[True], (ids[1:] != ids[:-1]) | inlined[1:]])[: len(ids)]
     heads = np.flatnonzero(starts)
@@ -153,12 +153,20 @@ def _objects_of(con: duckdb.DuckDBPyConnection, table: pa.Table, record_specs: A
     first = heads[np.unique(of_head, return_index=True)[1]]
     names = b"".join(ids[first].tolist())
     stored = pa.Array.from_buffers(pa.binary(ID_NBYTES), len(first), [None, pa.py_buffer(names)])
-    segments, positions, sizes = (column.to_numpy().copy() for column in snapshots.places(con, stored).itercolumns())
+    segments, positions, sizes = (numbers_of(column) for column in snapshots.places(con, stored).itercolumns())
     blobs = [payloads[place].as_py() for place in first[inlined[first]].tolist()]
     lengths = np.array([len(blob) for blob in blobs], np.int64)
     alone = inlined[first]
     segments[alone], sizes[alone], positions[alone] = 0, lengths, np.cumsum(lengths) - lengths
     return Objects(names, segments, positions, sizes, record_specs[first], b"".join(blobs)), numbers
+
+
+def _valid(column: pa.Array) -> NDArray[np.bool_]:
+    """Return which values of an Arrow column there are."""
+    bits = column.buffers()[0]
+    if bits is None:
+        return np.ones(len(column), bool)
+    return np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[column.offset :][: len(column)].astype(bool)
 
 
 def _fixed(column: pa.Array) -> NDArray[np.void]:

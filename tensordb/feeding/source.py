@@ -125,13 +125,18 @@ class Source:
 
         def work(task: int) -> None:
             begin, end = many[task]
+            there = at[begin:end]
             self._guarded(
-                positions[begin:end], lambda: self._fill_run(numbers[begin], rows[begin:end], at[begin:end], out, flat)
+                positions[begin:end],
+                there,
+                flat,
+                lambda: self._fill_run(numbers[begin], rows[begin:end], there, out, flat),
             )
 
         if few:
             picked = np.concatenate([np.arange(begin, end) for begin, end in few])
-            self._guarded(positions[picked], lambda: self._fill_few(numbers, rows, few, at[picked], flat))
+            places = at[picked]
+            self._guarded(positions[picked], places, flat, lambda: self._fill_few(numbers, rows, few, places, flat))
         for_each(len(many), work)
 
     def _fill_run(
@@ -172,14 +177,16 @@ class Source:
                 result[place] = tensor
         return result
 
-    def _guarded(self, positions: Positions, work: Callable[[], None]) -> None:
-        """Do work on records; of what is damaged the error names the record."""
+    def _guarded(self, positions: Positions, at: Positions, flat: NDArray[np.uint8], work: Callable[[], None]) -> None:
+        """Decode records into the rows `at` by `work`, or where that finds damage, one by one.
+
+        The error then names the record; none of these may be damaged, if others of its page are.
+        """
         try:
             work()
         except (IntegrityError, FormatError):
-            for position in positions.tolist():
-                self.tensor(position)
-            raise
+            for position, place in zip(positions.tolist(), at.tolist(), strict=True):
+                flat[place] = byte_view(self.tensor(position))
 
     def _page_rows(self, position: Any, number: Any) -> int:
         try:
