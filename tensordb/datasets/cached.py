@@ -1,4 +1,4 @@
-"""One record by its id through the cache: a few microseconds where the tensor is decoded, and nobody changed a record."""
+"""One record by its id through the cache, in microseconds where its tensor is decoded and nobody changed a record."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.fields import StructOf
 from tensordb.catalog.records import NewRecords
 from tensordb.datasets.batching import Batch, Choice, batches
-from tensordb.datasets.incoming import Incoming
 from tensordb.datasets.finding import check_id
+from tensordb.datasets.incoming import Incoming
 from tensordb.datasets.metadata import MetadataColumn, metadata_length
 from tensordb.datasets.schema import DatasetSchema
 from tensordb.datasets.writing import written

@@ -53,6 +53,8 @@ class ObjectWriter:
         if encoded.nbytes <= MAX_NBYTES:
             return False
         with self._catalog.read() as con:
+            if self._catalog.known.lacks_object(con, encoded.object_id):
+                return False
             return bool(objects.existing(con, [encoded.object_id]))
 
     def few_stored(self) -> set[bytes] | None:
@@ -131,6 +133,7 @@ class ObjectWriter:
             objects.add_references(con, {key: refs[key] for key in present})
         new = {key: each for key, each in unique.items() if key not in present}
         objects.add(con, [self._row(each, refs[key]) for key, each in new.items()])
+        self._catalog.known.remember_objects(new)
         self._continue_chains(con, new)
 
     def _continue_chains(self, con: duckdb.DuckDBPyConnection, new: Mapping[bytes, Stored]) -> None:

@@ -381,5 +381,5 @@ def test_wrong_names_and_ids_are_the_same_errors_as_ever(place: Path | None) -> 
             with pytest.raises(InvalidInputError):
                 db.get_tensor_by_id(name, key)  # type: ignore[arg-type]
         for name, key in (("nothing", "x"), ("data", "x"), ("data", "")):
-            with pytest.raises(ValueError, match="data|nothing"):
+            with pytest.raises(ValueError, match=r"data|nothing"):
                 db.get_tensor_by_id(name, key)
