@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import duckdb
 import numpy as np
 
-from tensordb.catalog import documents, fields, ids
+from tensordb.catalog import documents, fields, ids, indexes
 from tensordb.catalog.datasets import STATISTICS, DatasetRow, source
 from tensordb.catalog.documents import Documents
 from tensordb.catalog.failures import user_sql
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 _DENSE = 4
 """Sequence numbers that fill at least one `_DENSE`-th of their range are fetched as a range."""
+
+_CANDIDATES = '"tensordb: candidates"'
+"""In a condition, the user may ask datasets by their names: this is not one that he would give."""
 
 RECORD_COLUMNS = "seq, record_id, created_at, object_id, page_row, spec_id, document, payload"
 _INTERNAL = (
@@ -115,6 +118,7 @@ def insert(con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords) -> 
         _insert_one(con, row, new, created, struct)
     else:
         _insert_many(con, row, new, created, struct)
+    indexes.add(con, row, new.first, new.first + len(new.object_ids) - 1)
 
 
 def _insert_one(
@@ -248,11 +252,14 @@ def set_document(con: duckdb.DuckDBPyConnection, row: DatasetRow, seq: int, docu
     if row.columns is not None:
         values.append(fields.coerce(document or None, row.columns))
     assignments = "document = ?" + (f", metadata = ?::{struct}" if struct else "")
+    indexes.take_out(con, row, [seq])
     con.execute(f"UPDATE {row.table} SET {assignments} WHERE seq = ?", [*values, seq])
+    indexes.add(con, row, seq, seq)
 
 
 def delete(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> dict[bytes, int]:
     """Delete records by sequence number; return how many named each object, inline ones left out."""
+    indexes.take_out(con, row, numbers)
     rows = con.execute(
         f"DELETE FROM {row.table} WHERE seq IN (SELECT unnest(?::BIGINT[])) RETURNING object_id, payload IS NULL",
         [list(numbers)],
@@ -275,7 +282,10 @@ def _run(
     ordered: bool = True,
 ) -> Result:
     # A comment at the end of the user's text must not swallow what follows: hence the line breaks.
-    text = f"SELECT {columns} FROM ({source(row, _INTERNAL)})"
+    few = indexes.candidates(con, row, selection)
+    # Found before anything else is looked at, or DuckDB reads the whole table for the join.
+    found = "" if few is None else f"WITH {_CANDIDATES} AS MATERIALIZED ({_with_numbers(row, few)}) "
+    text = f"{found}SELECT {columns} FROM ({source(row, _INTERNAL, _CANDIDATES if found else None)})"
     if selection.where is not None:
         text += f" WHERE (\n{selection.where}\n)"
     if ordered:
@@ -288,3 +298,7 @@ def _run(
         if ";" in text and len(con.extract_statements(text)) != 1:
             raise InvalidQueryError(f"{named!r} cannot be used: it ends the statement that it is a part of")
         return read(con.execute(text, selection.params) if selection.params else con.execute(text))
+
+
+def _with_numbers(row: DatasetRow, numbers: Sequence[int]) -> str:
+    return f"SELECT * FROM {row.table} WHERE " + (f"seq IN ({', '.join(map(str, numbers))})" if numbers else "false")

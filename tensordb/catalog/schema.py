@@ -123,6 +123,12 @@ def statistics_columns(con: duckdb.DuckDBPyConnection) -> None:
         )
 
 
+@step
+def index_columns(con: duckdb.DuckDBPyConnection) -> None:
+    """Let datasets have indexes; each is a table of its own, made when it is asked for."""
+    con.execute("ALTER TABLE tensordb.datasets ADD COLUMN indexes VARCHAR")
+
+
 def history_views(con: duckdb.DuckDBPyConnection) -> None:
     """Create the views that users ask in SQL: ``history.runs``, ``history.checkpoints`` and ``history.tensors``."""
     con.execute("CREATE SCHEMA history")
