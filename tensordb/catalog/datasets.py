@@ -6,14 +6,16 @@ import datetime as dt
 import functools
 import json
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
 
-from tensordb.catalog import fields
+from tensordb.catalog import fields, indexes
 from tensordb.catalog.fields import FieldType, StructOf, quoted
 from tensordb.catalog.ids import generated_id_sql
+from tensordb.catalog.indexes import Index
 from tensordb.catalog.rows import first, scalar
 
 STATISTICS = {
@@ -23,7 +25,7 @@ STATISTICS = {
 """Fields of the column of statistics, with their SQL types."""
 STATISTICS_SQL = f"STRUCT({', '.join(f'{name} {kind}' for name, kind in STATISTICS.items())})"
 
-_COLUMNS = "dataset_id, name, nonce, schema, config, fields, created_at"
+_COLUMNS = "dataset_id, name, nonce, schema, config, fields, created_at, indexes"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class DatasetRow:
         schema: The user's schema in JSON form, None when there is none.
         config: The dataset's own compression config in JSON form, None to follow the storage's.
         fields: Types of the metadata fields seen so far.
+        indexes: On metadata fields, in the order in which they were made.
     """
 
     dataset_id: int
@@ -44,6 +47,7 @@ class DatasetRow:
     config: dict[str, Any] | None
     fields: StructOf
     created_at: dt.datetime
+    indexes: tuple[Index, ...] = ()
 
     @functools.cached_property
     def columns(self) -> FieldType | None:
@@ -93,7 +97,7 @@ def create(
     created = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     row = DatasetRow(dataset_id, name, nonce, schema, config, known, created)
     con.execute(
-        "INSERT INTO tensordb.datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO tensordb.datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
         [dataset_id, name, name.casefold(), created, nonce, _dump(schema), _dump(config), _dump(fields.to_dict(known))],
     )
     struct = fields.sql_type(known)
@@ -109,6 +113,8 @@ def create(
 
 def drop(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> None:
     """Delete a dataset's row, view and record table; its objects are the caller's to release first."""
+    for index in row.indexes:
+        indexes.drop(con, row, index)
     con.execute(f"DROP VIEW IF EXISTS main.{quoted(row.name)}")
     con.execute(f"DROP TABLE {row.table}")
     con.execute("DELETE FROM tensordb.datasets WHERE dataset_id = ?", [row.dataset_id])
@@ -128,21 +134,31 @@ def adapt_fields(con: duckdb.DuckDBPyConnection, row: DatasetRow, wanted: Struct
         "UPDATE tensordb.datasets SET fields = ? WHERE dataset_id = ?",
         [_dump(fields.to_dict(merged)), row.dataset_id],
     )
-    changed = DatasetRow(row.dataset_id, row.name, row.nonce, row.schema, row.config, merged, row.created_at)
+    changed = replace(row, fields=merged)
     if after and not before:
         _create_view(con, changed)
-    return changed
+    return set_indexes(con, changed, indexes.refit(con, row, changed)) if row.indexes else changed
 
 
-def source(row: DatasetRow, internal: str = "") -> str:
-    """Return the SELECT behind a dataset's view, with `internal` columns of the record table in front."""
+def set_indexes(con: duckdb.DuckDBPyConnection, row: DatasetRow, changed: Sequence[Index]) -> DatasetRow:
+    """Note a dataset's indexes; return the dataset as it is then."""
+    if tuple(changed) == row.indexes:
+        return row
+    con.execute(
+        "UPDATE tensordb.datasets SET indexes = ? WHERE dataset_id = ?", [indexes.to_text(changed), row.dataset_id]
+    )
+    return replace(row, indexes=tuple(changed))
+
+
+def source(row: DatasetRow, internal: str = "", table: str | None = None) -> str:
+    """Return the SELECT behind a dataset's view, with `internal` columns in front, over all records or a `table`."""
     # Every field of an untyped NULL is NULL; of a boolean it is an error, which a condition is owed.
     missing = "NULL::BOOLEAN" if internal else "NULL"
     metadata = "r.metadata" if fields.sql_type(row.fields) else missing
     record_id = f"coalesce(r.record_id, {generated_id_sql('r.seq', row.nonce)})"
     return (
         f"SELECT {internal}{record_id} AS record_id, r.created_at, s.dtype, s.shape, s.nbytes, {metadata} AS metadata, "
-        f"r.stats FROM {row.table} r JOIN tensordb.specs s ON r.spec_id = s.spec_id"
+        f"r.stats FROM {table or row.table} r JOIN tensordb.specs s ON r.spec_id = s.spec_id"
     )
 
 
@@ -151,10 +167,12 @@ def _create_view(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> None:
 
 
 def _dataset(row: tuple[Any, ...]) -> DatasetRow:
-    dataset_id, name, nonce, schema, config, known, created = row
+    dataset_id, name, nonce, schema, config, known, created, indexed = row
     struct = fields.from_dict(json.loads(known))
     assert isinstance(struct, StructOf)
-    return DatasetRow(dataset_id, name, nonce, _load(schema), _load(config), struct, created)
+    return DatasetRow(
+        dataset_id, name, nonce, _load(schema), _load(config), struct, created, indexes.from_text(indexed)
+    )
 
 
 def _dump(value: Any) -> str | None:

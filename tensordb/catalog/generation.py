@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tensordb.errors import StoreError
 
-WORD = 8
-_NBYTES = 2 * WORD
+_NBYTES = 16
+_RECORDS, _CONTENTS = 0, 1
 _ONE_MACHINE = frozenset(
     ("apfs", "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
 )
@@ -28,36 +28,36 @@ _MOUNTS = Path("/proc/self/mountinfo")
 class Generation:
     """The two words of one folder, or of one database in memory for None.
 
-    Attributes:
-        records: Renewed by every write that changes or removes a record or a dataset.
-        contents: Renewed by every write.
+    One word is renewed by every write, the other one by those that change or remove a record or a dataset.
     """
 
     def __init__(self, folder: Path | None, *, read_only: bool) -> None:
         self._path = None if folder is None else folder / "gate"
         self._read_only = read_only
         self._kind = None if folder is None else _file_system(folder)
-        self._map: mmap.mmap | bytearray | None = bytearray(os.urandom(_NBYTES)) if folder is None else None
+        self._map: mmap.mmap | None = None
+        self._words = memoryview(bytearray(os.urandom(_NBYTES))).cast("Q") if folder is None else None
         self.open()
 
-    @property
-    def records(self) -> bytes | None:
-        """The word of changed records; None where it cannot be known."""
-        return None if self._map is None else bytes(self._map[:WORD])
+    def records(self) -> int | None:
+        """Return the word of changed records; None where it cannot be known."""
+        words = self._words
+        return None if words is None else words[_RECORDS]
 
-    @property
-    def contents(self) -> bytes | None:
-        """The word of all writes; None where it cannot be known."""
-        return None if self._map is None else bytes(self._map[WORD:_NBYTES])
+    def contents(self) -> int | None:
+        """Return the word of all writes; None where it cannot be known."""
+        words = self._words
+        return None if words is None else words[_CONTENTS]
 
     def open(self) -> None:
         """Map the file unless that was done, or cannot be; to be called inside a lease."""
         trusted = self._kind in _ONE_MACHINE and not (self._kind == "overlay" and self._read_only)
-        if self._path is not None and self._map is None and trusted:
+        if self._path is not None and self._words is None and trusted:
             try:
                 self._map = _mapped(self._path, writable=not self._read_only)
             except OSError:  # no such file, no space for it: nothing is known of others then
-                self._map = None
+                return
+            self._words = None if self._map is None else memoryview(self._map).cast("Q")
 
     def renew(self, *, keeps_records: bool) -> None:
         """Say that something will be written; inside an exclusive lease, before anything is.
@@ -69,17 +69,19 @@ class Generation:
             StoreError: Others rely on the file, and this process cannot write to it.
         """
         self.open()
-        if self._map is not None:
-            first = WORD if keeps_records else 0
-            self._map[first:_NBYTES] = os.urandom(_NBYTES - first)
+        if self._words is not None:
+            for word in (_CONTENTS,) if keeps_records else (_CONTENTS, _RECORDS):
+                self._words[word] = int.from_bytes(os.urandom(8), "little")
         elif self._path is not None and _long_enough(self._path):
             # Wherever it cannot be mapped: by a write, which those see who can.
             _overwrite(self._path)
 
     def close(self) -> None:
-        """Let the file go."""
-        if isinstance(self._map, mmap.mmap):
-            mapped, self._map, self._path = self._map, None, None
+        """Let the file go; nothing is known then."""
+        words, mapped = self._words, self._map
+        self._words = self._map = self._path = None
+        if words is not None and mapped is not None:
+            words.release()
             mapped.close()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import duckdb
 import numpy as np
 
-from tensordb.catalog import documents, fields, ids
+from tensordb.catalog import documents, fields, ids, indexes
 from tensordb.catalog.datasets import STATISTICS, DatasetRow, source
 from tensordb.catalog.documents import Documents
 from tensordb.catalog.failures import user_sql
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 _DENSE = 4
 """Sequence numbers that fill at least one `_DENSE`-th of their range are fetched as a range."""
+
+_CANDIDATES = '"tensordb: candidates"'
+"""In a condition, the user may ask datasets by their names: this is not one that he would give."""
 
 RECORD_COLUMNS = "seq, record_id, created_at, object_id, page_row, spec_id, document, payload"
 _INTERNAL = (
@@ -118,6 +121,7 @@ def insert(con: duckdb.DuckDBPyConnection, row: DatasetRow, new: NewRecords) -> 
         _insert_one(con, row, new, created, struct)
     else:
         _insert_many(con, row, new, created, struct)
+    indexes.add(con, row, new.first, new.first + len(new.object_ids) - 1)
 
 
 def _insert_one(
@@ -239,7 +243,7 @@ def matching(
 
 def tabulate(con: duckdb.DuckDBPyConnection, row: DatasetRow, columns: str, selection: Selection) -> pa.Table:
     """Return SQL `columns` of the records that match, in order, as an Arrow table."""
-    text = _statement(row, columns, selection, ordered=True)
+    text = _statement(con, row, columns, selection, ordered=True)
     with _checked(con, row, text, selection):
         return con.sql(text, params=selection.params or None).to_arrow_table()
 
@@ -266,11 +270,14 @@ def set_document(con: duckdb.DuckDBPyConnection, row: DatasetRow, seq: int, docu
     if row.columns is not None:
         values.append(fields.coerce(document or None, row.columns))
     assignments = "document = ?" + (f", metadata = ?::{struct}" if struct else "")
+    indexes.take_out(con, row, [seq])
     con.execute(f"UPDATE {row.table} SET {assignments} WHERE seq = ?", [*values, seq])
+    indexes.add(con, row, seq, seq)
 
 
 def delete(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> dict[bytes, int]:
     """Delete records by sequence number; return how many named each object, inline ones left out."""
+    indexes.take_out(con, row, numbers)
     rows = con.execute(
         f"DELETE FROM {row.table} WHERE seq IN (SELECT unnest(?::BIGINT[])) RETURNING object_id, payload IS NULL",
         [list(numbers)],
@@ -292,14 +299,19 @@ def _run(
     read: Callable[[duckdb.DuckDBPyConnection], Result],
     ordered: bool = True,
 ) -> Result:
-    text = _statement(row, columns, selection, ordered)
+    text = _statement(con, row, columns, selection, ordered)
     with _checked(con, row, text, selection):
         return read(con.execute(text, selection.params) if selection.params else con.execute(text))
 
 
-def _statement(row: DatasetRow, columns: str, selection: Selection, ordered: bool) -> str:
+def _statement(
+    con: duckdb.DuckDBPyConnection, row: DatasetRow, columns: str, selection: Selection, ordered: bool
+) -> str:
     # A comment at the end of the user's text must not swallow what follows: hence the line breaks.
-    text = f"SELECT {columns} FROM ({source(row, _INTERNAL)})"
+    few = indexes.candidates(con, row, selection)
+    # Found before anything else is looked at, or DuckDB reads the whole table for the join.
+    found = "" if few is None else f"WITH {_CANDIDATES} AS MATERIALIZED ({_with_numbers(row, few)}) "
+    text = f"{found}SELECT {columns} FROM ({source(row, _INTERNAL, _CANDIDATES if found else None)})"
     if selection.where is not None:
         text += f" WHERE (\n{selection.where}\n)"
     if ordered:
@@ -317,3 +329,7 @@ def _checked(con: duckdb.DuckDBPyConnection, row: DatasetRow, text: str, selecti
         if ";" in text and len(con.extract_statements(text)) != 1:
             raise InvalidQueryError(f"{named!r} cannot be used: it ends the statement that it is a part of")
         yield
+
+
+def _with_numbers(row: DatasetRow, numbers: Sequence[int]) -> str:
+    return f"SELECT * FROM {row.table} WHERE " + (f"seq IN ({', '.join(map(str, numbers))})" if numbers else "false")

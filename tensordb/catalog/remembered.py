@@ -6,11 +6,12 @@ before anything changes. Touched only by the thread that holds the connection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import duckdb
 
 from tensordb.catalog import datasets, documents, inline, objects, places, records, specs
+from tensordb.catalog.bloom import Absent
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.inline import InlinePayloads
 from tensordb.catalog.mirror import FEWEST, MAX_OBJECTS, MAX_RECORDS, WORTH_IT, Mirror
@@ -34,12 +35,15 @@ class Remembered:
         self._mirrors: dict[int, Mirror | None] = {}
         self._objects: dict[bytes, ObjectRow] = {}
         self._places: dict[int, Places] = {}
+        self._object_ids = Absent("SELECT object_id FROM tensordb.objects")
+        self._weight_ids = Absent("SELECT content_id FROM tensordb.weights")
 
     def begin_write(self) -> None:
         """Drop what the next statement may make wrong."""
         if self._lookups:
             self._lookups, self._counts, self._mirrors, self._objects = {}, {}, {}, {}
         self._places.clear()
+        self._weight_ids.forget()
 
     def dataset(self, con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow:
         """Return the dataset of this name.
@@ -97,6 +101,18 @@ class Remembered:
                 self._places.clear()
             self._places[row.dataset_id] = found
         return self._places[row.dataset_id]
+
+    def lacks_object(self, con: duckdb.DuckDBPyConnection, object_id: bytes) -> bool:
+        """Tell whether an object is surely not stored, inside a block that reads; False says nothing."""
+        return self._object_ids.surely(con, object_id)
+
+    def lacks_weight(self, con: duckdb.DuckDBPyConnection, content_id: bytes) -> bool:
+        """Tell whether surely no weight or delta has a content id, inside a block that reads; False says nothing."""
+        return self._weight_ids.surely(con, content_id)
+
+    def remember_objects(self, object_ids: Iterable[bytes]) -> None:
+        """Note objects that are being inserted."""
+        self._object_ids.add(object_ids)
 
     def last_seq(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:
         """Return the largest sequence number of a dataset."""

@@ -170,6 +170,12 @@ def damage_table(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("CREATE TABLE tensordb.damaged (segment BIGINT, position BIGINT, PRIMARY KEY (segment, position))")
 
 
+@step
+def index_columns(con: duckdb.DuckDBPyConnection) -> None:
+    """Let datasets have indexes; each is a table of its own, made when it is asked for."""
+    con.execute("ALTER TABLE tensordb.datasets ADD COLUMN indexes VARCHAR")
+
+
 def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:
     """Check the format of an opened catalog, and bring it to the newest one when it may be written.
 

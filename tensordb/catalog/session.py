@@ -138,7 +138,7 @@ class Catalog:
     @property
     def in_own_transaction(self) -> bool:
         """Whether this thread is in a `transaction`, to be asked anywhere and without waiting for anybody."""
-        return self._thread == threading.get_ident() and self.in_transaction
+        return self._depth > 0 and self._thread == threading.get_ident() and self.in_transaction
 
     def expect(self, probe: Probe) -> None:
         """Leave a query that returns a row exactly when the current single write is committed; saves the token."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tensordb import tensors
 from tensordb.catalog import documents
 from tensordb.datasets.finding import find_row
 from tensordb.datasets.record import Record
@@ -42,7 +43,11 @@ def get(
     if out is not None:
         decoded = fill(out, decoded)
         return _record(name, place, decoded if device is None else decoded.to(device))
-    return _record(name, place, decoded.clone() if device is None else decoded.to(device, copy=True))
+    if device is not None and torch.device(device).type != "cpu":
+        return _record(name, place, decoded.to(device))
+    # Of complex32 torch warns with each new one that it makes itself.
+    clone = decoded.clone() if decoded.dtype != torch.complex32 else tensors.snapshot(decoded, copy=True)
+    return _record(name, place, clone)
 
 
 def _record(name: str, place: Place, tensor: torch.Tensor) -> Record:

@@ -100,6 +100,7 @@ def _name_taken_out(
     if present:
         objects.add_references(con, {key: refs[key] for key in present})
     objects.add(con, [new[key]._replace(refs=count) for key, count in refs.items() if key not in present])
+    db.catalog.known.remember_objects(refs)
     db.catalog.known.forget_inline()
 
 

@@ -104,7 +104,7 @@ class ObjectReader:
         source = self.locate(con, dataset, [row]).sources[row.source]
         generation = self._catalog.generation
         generation.open()
-        return Place(row, source, generation.records)
+        return Place(row, source, generation.records())
 
     def through(
         self,

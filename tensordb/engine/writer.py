@@ -58,6 +58,8 @@ class ObjectWriter:
         if encoded.nbytes <= MAX_NBYTES:
             return False
         with self._catalog.read() as con:
+            if self._catalog.known.lacks_object(con, encoded.object_id):
+                return False
             return bool(objects.existing(con, [encoded.object_id]) - damage.marked(con).keys())
 
     def few_stored(self) -> set[bytes] | None:
@@ -152,6 +154,7 @@ class ObjectWriter:
             self._replace(con, {key: unique[key] for key in present & damage.marked(con).keys()})
         new = {key: each for key, each in unique.items() if key not in present}
         objects.add(con, [self._row(each, refs[key]) for key, each in new.items()])
+        self._catalog.known.remember_objects(new)
         self._continue_chains(con, new)
 
     def mend(self, con: duckdb.DuckDBPyConnection, stored: Sequence[Stored]) -> None:

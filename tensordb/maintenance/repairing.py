@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tensordb.catalog import checkpoints, objects, records, weights
+from tensordb.catalog import checkpoint_tensors, checkpoints, objects, records, weights
 from tensordb.catalog.ids import CHECKPOINT_NONCE, sequence_of
 from tensordb.catalog.records import RecordRow
 from tensordb.engine import Database
@@ -107,6 +107,6 @@ def _remove_checkpoints(db: Database, broken: Iterable[str]) -> None:
     with db.catalog.write("removing damaged checkpoints") as con:
         rows = checkpoints.by_number(con, numbers)
         checkpoints.adopt(con, {row.number: row.parent for row in rows})
-        counts = checkpoints.references(con, [row.number for row in rows])
+        counts = checkpoint_tensors.references(con, [row.number for row in rows])
         checkpoints.remove(con, [row.number for row in rows])
         objects.release(con, counts)

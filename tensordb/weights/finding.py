@@ -46,14 +46,14 @@ def find(con: duckdb.DuckDBPyConnection, text: Any) -> WeightRow:
         raise WeightNotFoundError(
             f"hash {text!r} is that of a delta and of no weight; use load_delta, delete_delta or list_deltas"
         )
-    raise _nothing(text, "weight")
+    raise nothing(text, "weight")
 
 
 def find_any(con: duckdb.DuckDBPyConnection, text: Any, what: str = "hash") -> WeightRow:
     """Return the weight of a hash, or else a delta."""
     rows = _having(con, text, what)
     if not rows:
-        raise _nothing(text, "weight or delta")
+        raise nothing(text, "weight or delta")
     return min(rows, key=lambda row: row.base_id is not None)
 
 
@@ -72,7 +72,7 @@ def find_deltas(con: duckdb.DuckDBPyConnection, text: Any, base: Any = None) -> 
         low, high = span_of(base, "base_hash")
         rows = [row for row in rows if row.base_id is not None and low <= row.base_id <= high]
     if not rows:
-        raise _nothing(text, "delta" if base is None else f"delta with the base {base!r} and")
+        raise nothing(text, "delta" if base is None else f"delta with the base {base!r} and")
     return rows
 
 
@@ -90,5 +90,6 @@ def _having(con: duckdb.DuckDBPyConnection, text: Any, what: str) -> list[Weight
     return rows
 
 
-def _nothing(text: Any, kind: str) -> WeightNotFoundError:
+def nothing(text: Any, kind: str) -> WeightNotFoundError:
+    """Return the error for a hash that nothing has."""
     return WeightNotFoundError(f"no {kind} has the hash {text!r}; list_weights() and list_deltas() say what there is")

@@ -5,25 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import duckdb
 import torch
 
 from tensordb.catalog.weights import WeightRow
 from tensordb.engine import Database, ObjectSource
 from tensordb.engine.contents import on_all_cores
 from tensordb.errors import InvalidInputError
-from tensordb.weights.finding import check_text, find_all, find_any, find_deltas
+from tensordb.weights.finding import check_text, find_all, find_any, find_deltas, nothing, span_of
 
 
 def load(db: Database, text: Any, *, device: Any, out: Any, index: Any, delta: bool) -> torch.Tensor:
     """Return the tensor of a hash, or what `index` picks of it."""
     target = check_target(device, out)
     with db.catalog.read() as con:
+        check_known(db, con, text)
         row = find_deltas(con, text)[0] if delta else find_any(con, text)
         source = db.sources.open(con, {row.object_id: title_of(row)})[row.object_id]
     if index is None:
         return _placed(db.sources.decode(title_of(row), source, out=out), target)
     tensor = db.sources.decode(title_of(row), source, index=index)
     return _placed(tensor if out is None else _filled(out, tensor), target)
+
+
+def check_known(db: Database, con: duckdb.DuckDBPyConnection, text: Any) -> None:
+    """Raise WeightNotFoundError for a whole hash that surely nothing has, without a query."""
+    low, high = span_of(text)
+    if low == high and db.catalog.known.lacks_weight(con, low):
+        raise nothing(text, "weight or delta")
 
 
 def load_batch(db: Database, hashes: Any, *, device: Any) -> dict[str, torch.Tensor]:

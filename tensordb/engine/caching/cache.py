@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from tensordb import tensors
 from tensordb.catalog.generation import Generation
 from tensordb.catalog.records import RecordRow
 from tensordb.engine.caching.config import CacheConfig, CacheStats
@@ -47,7 +48,7 @@ class Place:
 
     row: RecordRow
     source: Source
-    word: bytes | None
+    word: int | None
     reads: int = 0
     made: Any = None
     key: Hashable = field(init=False)
@@ -81,7 +82,7 @@ class TensorCache:
         Returns:
             Its place, and if the `whole` tensor is wanted and decoded, that tensor, to be copied.
         """
-        word = self._generation.records
+        word = self._generation.records()
         with self._lock:
             place = self._places.get((dataset, record_id))
             if place is None or word is None or place.word != word:
@@ -140,7 +141,7 @@ class TensorCache:
         nbytes = tensor.numel() * tensor.element_size()
         if not self._decoded.fits(nbytes):
             return
-        copy = tensor.clone(memory_format=torch.contiguous_format)
+        copy = tensors.snapshot(tensor, copy=True)
         with self._lock:
             place.reads = 0
             gone = self._decoded.put(place.key, (copy, place), nbytes)

@@ -1,0 +1,107 @@
+"""What does each tier of the cache cost a record that is read again, and when does the cache win nothing?
+
+Run `python benchmarks/caching.py`. Records are read by id with and without a cache in turns, beside the least that any
+of them could take: a copy of the tensor. With `--size tiny` it only checks that every way returns the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import race, same_bytes
+from report import format_number, format_table, machine
+
+from tensordb import CacheConfig, TensorStorage
+
+CACHES = {
+    "first tier (decoded)": CacheConfig(promote_after=1),
+    "second tier (encoded)": CacheConfig(decoded_bytes=0, promote_after=1),
+    "third tier (mapped)": CacheConfig(decoded_bytes=0, encoded_bytes=0),
+    "no cache": None,
+}
+SIZES = {"6 KB": 1536, "256 KB": 1 << 16, "4 MB": 1 << 20}
+BATCH = 20
+"""Reads that are timed together, as one takes little more than a look at the clock."""
+
+
+def main() -> None:
+    """Read single records again and again, then a skewed and an even choice of many."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=("tiny", "full"), default="full")
+    options = parser.parse_args()
+    full = options.size == "full"
+    print(f"machine: {', '.join(f'{name} {value}' for name, value in machine().items())}\n")
+    with tempfile.TemporaryDirectory(prefix="tensordb-benchmark-") as folder:
+        _single(Path(folder), 200 if full else 3)
+        _many(Path(folder), *((20_000, 4_000) if full else (200, 100)))
+    if not full:
+        print("tiny: every way returned the same bytes; the figures above mean nothing")
+
+
+def _single(folder: Path, rounds: int) -> None:
+    lines = [["one record again and again, µs", "a copy of it", *CACHES]]
+    stores = {name: TensorStorage(folder / "single", cache=config) for name, config in CACHES.items()}
+    first = next(iter(stores.values()))
+    first.create_dataset("data")
+    for label, elements in SIZES.items():
+        tensor = torch.randn(elements, generator=torch.Generator().manual_seed(0))
+        key = first.insert("data", tensor, {"label": 3})
+        for db in stores.values():
+            for _ in range(50):  # so that each tier has it, and the catalog its rows in memory
+                assert same_bytes(db.get_tensor_by_id("data", key).tensor, tensor)
+        actions = {"copy": partial(_copy, tensor)}
+        actions |= {name: partial(_read, db, key) for name, db in stores.items()}
+        timings = race(actions, rounds=rounds if elements < 1 << 20 else max(3, rounds // 10))
+        lines.append([label, *(format_number(timings[name].p50 * 1e6 / BATCH) for name in actions)])
+    for db in stores.values():
+        db.close()
+    print(f"{format_table(lines)}\n")
+
+
+def _copy(tensor: torch.Tensor, _: int) -> None:
+    for _ in range(BATCH):
+        tensor.clone()
+
+
+def _read(db: TensorStorage, key: str, _: int) -> None:
+    for _ in range(BATCH):
+        db.get_tensor_by_id("data", key)
+
+
+def _many(folder: Path, rows: int, reads: int) -> None:
+    """Choose records of 1.5 KB from pages: nine in ten of a hundredth of them, or all alike."""
+    config = CacheConfig(decoded_bytes=8 << 20, encoded_bytes=16 << 20)
+    random = np.random.default_rng(0)
+    lines = [["many records of 1.5 KB, µs each", "with a cache", "no cache", "decoded", "encoded", "mapped", "missed"]]
+    with TensorStorage(folder / "many", cache=config) as cached, TensorStorage(folder / "many") as plain:
+        plain.create_dataset("data")
+        keys = plain.insert_many("data", torch.randn(rows, 384))
+        for label, hot in (("90 % of 1 % of them", 0.9), ("all alike", 0.0)):
+            few = random.random(reads) < hot
+            chosen = np.where(few, random.integers(0, max(1, rows // 100), reads), random.integers(0, rows, reads))
+            wanted = [keys[number] for number in chosen.tolist()]
+            for db in (cached, plain):
+                _choose(db, wanted, 0)
+            cached.cache.clear()
+            actions = {"cached": partial(_choose, cached, wanted), "plain": partial(_choose, plain, wanted)}
+            timings = race(actions, rounds=3, warmup=1)
+            stats = cached.cache.stats()
+            counts = (stats.decoded_hits, stats.encoded_hits, stats.mapped_hits, stats.misses)
+            times = [timings[name].p50 * 1e6 / reads for name in actions]
+            shares = [f"{count / sum(counts):.0%}" for count in counts]
+            lines.append([label, *map(format_number, times), *shares])
+    print(f"{format_table(lines)}\n")
+
+
+def _choose(db: TensorStorage, wanted: list[str], _: int) -> None:
+    for key in wanted:
+        db.get_tensor_by_id("data", key)
+
+
+if __name__ == "__main__":
+    main()

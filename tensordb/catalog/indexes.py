@@ -1,0 +1,228 @@
+"""Indexes on metadata fields: for each a table of value and sequence number, with a key on the value.
+
+The table is one of its own, as a key on the record table would hinder DuckDB to widen the metadata column, and one on
+a field of a struct is not used at all. Invariants: it has the type of the field, and a row for each record whose field
+is not NULL, changed in the same transaction. A condition is always checked again on the records that it leads to.
+
+DuckDB uses such a key for equality and not for ranges, so only ``metadata.field = value`` is looked up here, where the
+user's condition needs it to be true. Beyond `MOST` records reading all of the column is faster than finding each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import duckdb
+
+from tensordb.catalog.fields import INT64, FieldType, StructOf, columns, quoted, sql_type
+from tensordb.catalog.rows import run, scalar
+
+if TYPE_CHECKING:
+    from tensordb.catalog.datasets import DatasetRow
+    from tensordb.catalog.records import Selection
+
+MOST = 64
+"""Records that an index leads to at most."""
+_KINDS = ("BIGINT", "DOUBLE", "VARCHAR")
+_MOST_KNOWN = 256
+_known: dict[str, tuple[Equality, ...]] = {}
+
+
+class Index(NamedTuple):
+    """One index of a dataset; `number` tells its table from those of others."""
+
+    number: int
+    field: str
+
+
+class Equality(NamedTuple):
+    """A part of a condition that has to be true: a field of the metadata is a constant, or a parameter of the user's.
+
+    Attributes:
+        path: The field's names, from the outer to the inner one.
+        kind: ``STRING``, ``INTEGER`` or ``NUMERIC`` for a constant, ``PARAMETER`` for the name or number of one.
+    """
+
+    path: tuple[str, ...]
+    kind: str
+    text: str
+
+
+def path_of(known: StructOf, field: str) -> tuple[tuple[str, ...], FieldType] | None:
+    """Return the names and the type of a field given as ``a.b``, spelled as the column is; None if there is none."""
+    found = _named(known, field)
+    if found is not None:
+        return (found[0],), found[1]
+    outer, _, inner = field.partition(".")
+    first = _named(known, outer)
+    if first is None or not inner or not isinstance(first[1], StructOf):
+        return None
+    rest = path_of(first[1], inner)
+    return None if rest is None else ((first[0], *rest[0]), rest[1])
+
+
+def may_have(kind: FieldType) -> bool:
+    """Tell whether a field of this type may have an index."""
+    return kind in _KINDS
+
+
+def create(con: duckdb.DuckDBPyConnection, row: DatasetRow, field: str) -> Index:
+    """Make the table of an index on a field that there is, from the records that there are."""
+    index = Index(1 + max((each.number for each in row.indexes), default=0), field)
+    _fill(con, row, index)
+    return index
+
+
+def refit(con: duckdb.DuckDBPyConnection, before: DatasetRow, row: DatasetRow) -> tuple[Index, ...]:
+    """Make the tables of indexes whose fields got another type anew; return the dataset's indexes."""
+    kept = []
+    for each in before.indexes:
+        if path_of(before.fields, each.field) == path_of(row.fields, each.field):
+            kept.append(each)
+            continue
+        con.execute(f"DROP TABLE IF EXISTS {_table(row, each)}")
+        index = Index(1 + max(other.number for other in (*before.indexes, *kept)), each.field)
+        _fill(con, row, index)
+        kept.append(index)
+    return tuple(kept)
+
+
+def add(con: duckdb.DuckDBPyConnection, row: DatasetRow, first: int, last: int) -> None:
+    """Take up the records of these sequence numbers, which were just inserted or changed."""
+    for each in row.indexes:
+        value = _value(row, each)
+        if value is not None:
+            run(
+                con,
+                f"INSERT INTO {_table(row, each)} SELECT {value}, r.seq FROM {row.table} r "
+                f"WHERE r.seq BETWEEN ? AND ? AND {value} IS NOT NULL",
+                [first, last],
+            )
+
+
+def take_out(con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> None:
+    """Forget the records of these sequence numbers, which are about to be deleted or changed."""
+    for each in row.indexes:
+        if _value(row, each) is not None:
+            con.execute(f"DELETE FROM {_table(row, each)} WHERE seq IN (SELECT unnest(?::BIGINT[]))", [list(numbers)])
+
+
+def drop(con: duckdb.DuckDBPyConnection, row: DatasetRow, index: Index) -> None:
+    """Delete the table of an index."""
+    con.execute(f"DROP TABLE IF EXISTS {_table(row, index)}")
+
+
+def candidates(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selection) -> list[int] | None:
+    """Return sequence numbers that include those of all records that match, None where no index knows of few."""
+    if not row.indexes or selection.where is None:
+        return None
+    for equality in _equalities(con, selection.where):
+        for each in row.indexes:
+            place = path_of(row.fields, each.field)
+            if place is None or tuple(map(str.casefold, place[0])) != equality.path:
+                continue
+            literal = _literal(place[1], equality, selection.params)
+            if literal is not None:
+                found = con.execute(f"SELECT seq FROM {_table(row, each)} WHERE value = {literal} LIMIT {MOST + 1}")
+                numbers = [number for (number,) in found.fetchall()]
+                if len(numbers) <= MOST:
+                    return numbers
+    return None
+
+
+def to_text(indexes: Sequence[Index]) -> str | None:
+    """Return the stored form."""
+    return json.dumps([list(each) for each in indexes]) if indexes else None
+
+
+def from_text(text: str | None) -> tuple[Index, ...]:
+    """Return the indexes of a stored form."""
+    return tuple(Index(*each) for each in json.loads(text or "[]"))
+
+
+def _fill(con: duckdb.DuckDBPyConnection, row: DatasetRow, index: Index) -> None:
+    value = _value(row, index)
+    if value is None:  # what the field widened to has no index; should it come again, the table does too
+        return
+    table = _table(row, index)
+    con.execute(f"CREATE TABLE {table} AS SELECT {value} AS value, r.seq FROM {row.table} r WHERE {value} IS NOT NULL")
+    con.execute(f"CREATE INDEX {table.rpartition('.')[2]}_key ON {table} (value)")
+
+
+def _table(row: DatasetRow, index: Index) -> str:
+    return f"tensordb.index_{row.dataset_id}_{index.number}"
+
+
+def _value(row: DatasetRow, index: Index) -> str | None:
+    """Return the field as SQL over the record table, None while its type has no index."""
+    place = path_of(row.fields, index.field)
+    if place is None or not may_have(place[1]) or sql_type(row.fields) is None:
+        return None
+    return ".".join(("r.metadata", *map(quoted, place[0])))
+
+
+def _named(known: StructOf, name: str) -> tuple[str, FieldType] | None:
+    typed = columns(known)
+    if not isinstance(typed, StructOf):
+        return None
+    return next(((each, kind) for each, kind in typed.fields.items() if each.casefold() == name.casefold()), None)
+
+
+def _equalities(con: duckdb.DuckDBPyConnection, where: str) -> tuple[Equality, ...]:
+    """Return the equalities that a condition needs to be true, as DuckDB parses it."""
+    found = _known.get(where)
+    if found is None:
+        text = f"SELECT 1 WHERE (\n{where}\n)".replace("'", "''")
+        try:
+            tree = json.loads(scalar(con.execute(f"SELECT json_serialize_sql('{text}')")))
+            found = tuple(_of_tree(tree["statements"][0]["node"]["where_clause"]) if not tree["error"] else ())
+        except (duckdb.Error, KeyError, IndexError, TypeError, ValueError):  # the query itself will say what is wrong
+            found = ()
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[where] = found
+    return found
+
+
+def _of_tree(node: Any) -> list[Equality]:
+    if node["type"] == "CONJUNCTION_AND":
+        return [each for child in node["children"] for each in _of_tree(child)]
+    if node["type"] != "COMPARE_EQUAL":
+        return []
+    for column, other in ((node["left"], node["right"]), (node["right"], node["left"])):
+        names = tuple(str(each).casefold() for each in column.get("column_names", ()))
+        if len(names) < 2 or names[0] != "metadata":
+            continue
+        if other["class"] == "PARAMETER":
+            return [Equality(names[1:], "PARAMETER", str(other["identifier"]))]
+        if other["class"] == "CONSTANT" and isinstance(other.get("literal"), dict):
+            return [Equality(names[1:], other["literal"]["kind"], other["literal"]["text"])]
+    return []
+
+
+def _literal(kind: FieldType, equality: Equality, params: Sequence[Any] | Mapping[str, Any] | None) -> str | None:
+    """Return the value as SQL where comparing it needs no cast between text and number, else None."""
+    value: Any = equality.text
+    if equality.kind == "PARAMETER":
+        if isinstance(params, Mapping):
+            value = params.get(equality.text)
+        elif params is not None and equality.text.isdigit() and 0 < int(equality.text) <= len(params):
+            value = params[int(equality.text) - 1]
+        else:
+            return None
+    elif equality.kind in ("INTEGER", "NUMERIC"):
+        try:
+            value = int(value) if equality.kind == "INTEGER" else float(value)
+        except ValueError:
+            return None
+    elif equality.kind != "STRING":
+        return None
+    if kind == "VARCHAR" and type(value) is str:
+        return "'" + value.replace("'", "''") + "'" if "\0" not in value else None
+    if kind == "BIGINT" and type(value) is int and value in INT64:
+        return f"({value})::BIGINT"
+    if kind == "DOUBLE" and (type(value) is float or (type(value) is int and abs(value) < 2**53)):
+        return f"'{float(value)!r}'::DOUBLE"
+    return None
