@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from tensordb.checkpoints.loading import LazyTensor
+from tensordb.checkpoints.lazy import LazyTensor
 from tensordb.errors import InvalidInputError
 from tensordb.integrations.model_folders import INDEX_SUFFIX, SUFFIX, shard_names
 from tensordb.integrations.publishing import publication

@@ -13,7 +13,7 @@ from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
-from tensordb.errors import CheckpointNotFoundError, DatasetNotFoundError, FormatError, IntegrityError
+from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
 from tensordb.maintenance.marking import Findings
 
 _OBJECTS_AT_ONCE = 256
@@ -126,7 +126,7 @@ def _verify_checkpoints(
 ) -> tuple[int, set[bytes], list[DamagedTensor]]:
     """Return how many checkpoints there are, the objects that they name, and the tensors that are damaged."""
     with db.catalog.read() as con:
-        run_id = None if run is None else _run_id(con, run)
+        run_id = None if run is None else checkpoints.existing_run(con, run).run_id
         named = checkpoint_tensors.named_tensors(con, run_id)
         count = checkpoints.count(con, run_id)
     by_object: dict[bytes, list[NamedTensor]] = {}
@@ -142,14 +142,6 @@ def _verify_checkpoints(
         for each in by_object[object_id]
     ]
     return count, set(by_object), damaged
-
-
-def _run_id(con: duckdb.DuckDBPyConnection, name: str) -> int:
-    row = checkpoints.run_named(con, name)
-    if row is None:
-        there = ", ".join(repr(run.name) for run in checkpoints.runs(con)[-10:]) or "none"
-        raise CheckpointNotFoundError(f"there is no run {name!r} (runs: {there})")
-    return row.run_id
 
 
 def _verify_weights(db: Database, findings: Findings) -> tuple[int, set[bytes], list[DamagedWeight]]:
