@@ -208,6 +208,8 @@ def _check_shapes(role: str, there: Mapping[str, Any], given: Any) -> None:
         for key, value in given.items()
         if isinstance(value, torch.Tensor) and _has_shape(there.get(key)) and value.shape != there[key].shape
     ]
+    if any(isinstance(value, torch.Tensor) and value.is_meta for value in given.values()):
+        raise InvalidInputError("map_location is 'meta', where tensors have no values to load; nothing was loaded")
     meta = [f"{role}.{key}" for key, value in there.items() if isinstance(value, torch.Tensor) and value.is_meta]
     if meta:
         raise InvalidInputError(f"{_some(meta)} of the module is on meta, with no memory; call to_empty(device=…)")
