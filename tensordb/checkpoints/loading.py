@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import torch
 
-from tensordb.catalog import checkpoint_tensors, checkpoints
+from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoints
 from tensordb.catalog.checkpoints import CheckpointRow
 from tensordb.checkpoints.lazy import LazyTensor
 from tensordb.checkpoints.placing import placed
@@ -88,9 +88,10 @@ def document_of(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow
     """Return a checkpoint's document, with its note if it has one; inside a catalog block."""
     document, object_id = checkpoints.document(con, row.number)
     if object_id is None:
-        if document is None:
-            raise IntegrityError(f"checkpoint step {row.step} of run {row.run!r} has no document in the catalog")
-        return document
+        try:
+            return checkpoint_documents.check(document, row.facts)
+        except IntegrityError as error:
+            raise IntegrityError(f"checkpoint step {row.step} of run {row.run!r}: {error}") from error
     name = f"the document of checkpoint step {row.step} of run {row.run!r}"
     tensor = db.sources.decode(name, db.sources.open(con, {object_id: name})[object_id])
     if tensor.dtype != torch.uint8:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from tensordb.catalog import checkpoint_tensors, checkpoints, datasets, records, weights
+from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoints, datasets, records, weights
 from tensordb.catalog.checkpoint_tensors import NamedTensor
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
@@ -17,6 +17,7 @@ from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
 from tensordb.maintenance.marking import Findings
 
 _OBJECTS_AT_ONCE = 256
+_DOCUMENTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,24 @@ def _verify_checkpoints(
         for object_id, error in _damage_among(db, wanted, checkpoint_tensors.still_named, findings)
         for each in by_object[object_id]
     ]
-    return count, set(by_object), damaged
+    return count, set(by_object), [*damaged, *_damaged_documents(db, run_id)]
+
+
+def _damaged_documents(db: Database, run_id: int | None) -> Iterator[DamagedTensor]:
+    """Yield the documents that lie in the rows of checkpoints and are not what was saved."""
+    last = -1
+    while True:
+        with db.catalog.read() as con:
+            rows = checkpoint_documents.after(con, last, run_id, _DOCUMENTS_AT_ONCE)
+        for row in rows:
+            last = row.number
+            try:
+                checkpoint_documents.check(row.document, row.facts)
+            except IntegrityError as error:
+                reason = f"the state of run {row.run!r}, step {row.step}: {error}"
+                yield DamagedTensor(row.run, row.step, generated_id(last, CHECKPOINT_NONCE), "", reason)
+        if len(rows) < _DOCUMENTS_AT_ONCE:
+            return
 
 
 def _verify_weights(db: Database, findings: Findings) -> tuple[int, set[bytes], list[DamagedWeight]]:
