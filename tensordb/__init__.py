@@ -10,7 +10,7 @@ try:
     from tensordb.checkpoints.background import PendingCheckpoint
     from tensordb.checkpoints.checkpoint import Checkpoint, CheckpointList
     from tensordb.checkpoints.diff import CheckpointDiff, TensorDiff
-    from tensordb.checkpoints.loading import LazyTensor
+    from tensordb.checkpoints.lazy import LazyTensor
     from tensordb.checkpoints.restoring import LoadReport
     from tensordb.checkpoints.retention import PruneReport
     from tensordb.datasets.record import Page, Record

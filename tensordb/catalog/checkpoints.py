@@ -15,6 +15,8 @@ import duckdb
 from tensordb.catalog.checkpoint_tensors import TensorRow
 from tensordb.catalog.ids import first_sequence
 from tensordb.catalog.rows import first, scalar
+from tensordb.errors import CheckpointNotFoundError
+from tensordb.suggesting import listed, meant
 
 
 class RunRow(NamedTuple):
@@ -93,6 +95,20 @@ def run_named(con: duckdb.DuckDBPyConnection, name: str) -> RunRow | None:
     """Return the run of this name."""
     row = first(con.execute("SELECT run_id, name FROM tensordb.runs WHERE name = ?", [name]))
     return RunRow(*row) if row else None
+
+
+def existing_run(con: duckdb.DuckDBPyConnection, name: str) -> RunRow:
+    """Return the run of this name; CheckpointNotFoundError, which names some that there are, when there is none."""
+    found = run_named(con, name)
+    if found is None:
+        raise no_run(con, name, "there is no run")
+    return found
+
+
+def no_run(con: duckdb.DuckDBPyConnection, name: str, what: str) -> CheckpointNotFoundError:
+    """Return the error for a name that no run has; `what` begins it."""
+    there = [run.name for run in runs(con)]
+    return CheckpointNotFoundError(f"{what} {name!r}{meant(name, there)} (runs: {listed(there)})")
 
 
 def runs(con: duckdb.DuckDBPyConnection) -> list[RunRow]:

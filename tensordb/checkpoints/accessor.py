@@ -17,12 +17,21 @@ from tensordb.checkpoints.comparing import compare as compare_checkpoints
 from tensordb.checkpoints.diff import CheckpointDiff
 from tensordb.checkpoints.gathering import on_first_rank
 from tensordb.checkpoints.history import Mode
-from tensordb.checkpoints.loading import open_checkpoint, selection
+from tensordb.checkpoints.loading import open_checkpoint
+from tensordb.checkpoints.placing import device_of
 from tensordb.checkpoints.requests import Facts, Request
-from tensordb.checkpoints.restoring import LoadReport, check_strict, compare, load_states, targets_of
+from tensordb.checkpoints.restoring import (
+    LoadReport,
+    check_strict,
+    compare,
+    load_states,
+    targets_of,
+    warn_of_left_out,
+)
 from tensordb.checkpoints.retention import PruneReport, Retention, prune
 from tensordb.checkpoints.roles import RoleConfigs, state_tree
 from tensordb.checkpoints.saving import save
+from tensordb.checkpoints.selecting import Selection, selection
 from tensordb.checkpoints.sharded import ShardedCheckpoints
 from tensordb.checkpoints.tree import Flattened, Leaf, flatten
 from tensordb.display import html_table
@@ -32,7 +41,9 @@ from tensordb.errors import CheckpointNotFoundError, ConflictError, InvalidInput
 from tensordb.overloading import overload
 
 Names = list[str]  # `list` is a method below
-Side = str | Checkpoint | tuple[str, int | str | None]
+Side = str | Checkpoint | PendingCheckpoint | tuple[str, int | str | None]
+MapLocation = torch.device | str | Mapping[str, Any] | Callable[[Any, str], Any] | None
+Named = str | Checkpoint | PendingCheckpoint
 Preset = str | CompressionConfig | Mapping[str, str | CompressionConfig] | None
 
 
@@ -62,8 +73,8 @@ class Checkpoints:
         self,
         run: str,
         model: Any = None,
-        *,
         optimizer: Any = None,
+        *,
         scheduler: Any = None,
         scaler: Any = None,
         state: Any = None,
@@ -80,8 +91,8 @@ class Checkpoints:
         self,
         run: str,
         model: Any = None,
-        *,
         optimizer: Any = None,
+        *,
         scheduler: Any = None,
         scaler: Any = None,
         state: Any = None,
@@ -97,8 +108,8 @@ class Checkpoints:
         self,
         run: str,
         model: Any = None,
-        *,
         optimizer: Any = None,
+        *,
         scheduler: Any = None,
         scaler: Any = None,
         state: Any = None,
@@ -187,9 +198,18 @@ class Checkpoints:
         if not self._db.catalog.in_own_transaction:
             self._background.settle()
 
+    def _settled(self, named: Any) -> Any:
+        """Return what was named, once nothing is written in the background: a checkpoint for one that was."""
+        self._settle()
+        if not isinstance(named, PendingCheckpoint):
+            return named
+        if self._db.catalog.in_own_transaction and not named.done():
+            raise ConflictError("the checkpoint is written once this transaction ends; wait for it before, or after")
+        return named.wait()
+
     def load(
         self,
-        run_or_id: str | Checkpoint,
+        run_or_id: Named,
         *,
         step: int | None = None,
         which: str = "latest",
@@ -197,14 +217,14 @@ class Checkpoints:
         mode: Mode = "min",
         into: Any = None,
         keys: str | Sequence[str] | None = None,
-        map_location: torch.device | str | None = None,
+        map_location: MapLocation = None,
         strict: bool = True,
         lazy: bool = False,
     ) -> Any:
         """Load a checkpoint, as a dict by role or into modules and optimizers.
 
         Args:
-            run_or_id: A run, a checkpoint id, or a `Checkpoint`.
+            run_or_id: A run, a checkpoint id, a `Checkpoint`, or a `PendingCheckpoint`, which is waited for.
             step: The newest checkpoint of this step.
             which: ``"latest"``, ``"best"``, or a tag.
             metric: For ``"best"``; may be left out where the run has only one metric.
@@ -212,10 +232,13 @@ class Checkpoints:
             into: A module, an optimizer, a sequence of them, or a mapping such as ``{"model": net, "state": {"sampler":
                 sampler}}``: their states are loaded in place. None returns the state.
             keys: Names, or shell-style patterns of names, to load nothing else: ``"model"``,
-                ``["model.encoder.*", "optimizer"]``.
-            map_location: Device of the tensors (default: the CPU).
-            strict: Raise when module and checkpoint differ in names, before anything is changed.
-            lazy: Return `LazyTensor` objects, which read by ``.load()`` or ``[index]``.
+                ``["model.encoder.*", "optimizer"]``. One that names nothing is an error, but for roles that were not
+                saved.
+            map_location: Device of the tensors (default: the CPU), in any of the forms that `torch.load` takes; all
+                are read into memory of the CPU first.
+            strict: Raise when module and checkpoint differ in names, before anything is changed. Without it what fits
+                is loaded, and names that have nothing in common are an error all the same.
+            lazy: Return `LazyTensor` objects, which read by ``.load()`` or ``[index]``; not with `into`.
 
         Returns:
             The state, ``{"model": …, "optimizer": …}`` with what was saved; with `into` a `LoadReport`.
@@ -227,13 +250,15 @@ class Checkpoints:
         """
         targets = None if into is None else targets_of(into)
         if targets is not None and lazy:
-            lazy = False
+            raise InvalidInputError("lazy=True returns a state to read later, and into= reads it now; give one of them")
         wanted = selection(keys if keys is not None or targets is None else list(targets))
         tree, row = self._read(run_or_id, step, which, metric, mode, wanted, map_location, lazy)
+        if keys is not None and wanted is not None:
+            wanted.check()
         if tree is None:
             asked = keys if keys is not None else list(targets or ())
             raise InvalidInputError(f"the checkpoint has nothing named {asked!r}; names begin with a role: 'model.…'")
-        if targets is None:
+        if targets is None or wanted is None:
             return tree
         missing, unexpected = compare(tree, targets, wanted)
         if strict:
@@ -255,12 +280,14 @@ class Checkpoints:
         metric: str | None = None,
         mode: Mode = "min",
         rng: bool = True,
-        map_location: torch.device | str | None = None,
+        map_location: MapLocation = None,
         strict: bool = True,
     ) -> Checkpoint | None:
         """Put a training back to where a checkpoint was saved, global generators included.
 
-        What was saved and is not given here is left alone. A plain ``DataLoader`` does not keep its place in an epoch:
+        What was saved and is not given here is left alone, with a warning: a training that goes on without its schedule
+        is another one. ``state={}`` says that you read yours by `load`, and ``load(into=…)`` restores parts without a
+        word. A plain ``DataLoader`` does not keep its place in an epoch:
         save between epochs, or give a loader that has a state; generators of your own go into `state`.
 
         Args:
@@ -283,7 +310,7 @@ class Checkpoints:
         """
         given = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "state": state}
         targets = targets_of(given)
-        wanted = selection([*targets, "rng"] if rng else list(targets))
+        wanted = Selection([*targets, "rng"] if rng else list(targets))
         try:
             tree, row = self._read(run, step, which, metric, mode, wanted, map_location, False)
         except CheckpointNotFoundError:
@@ -296,11 +323,12 @@ class Checkpoints:
         load_states(tree, targets)
         if rng and "rng" in tree:
             randomness.restore(tree["rng"])
+        warn_of_left_out(row, wanted.roles, targets)
         return row
 
     def get(
         self,
-        run_or_id: str | Checkpoint,
+        run_or_id: Named,
         *,
         step: int | None = None,
         which: str = "latest",
@@ -308,7 +336,7 @@ class Checkpoints:
         mode: Mode = "min",
     ) -> Checkpoint:
         """Return a checkpoint without its tensors; arguments as for `load`."""
-        self._settle()
+        run_or_id = self._settled(run_or_id)
         with self._db.catalog.read() as con:
             return from_row(history.find(con, run_or_id, step=step, which=which, metric=metric, mode=mode))
 
@@ -320,21 +348,20 @@ class Checkpoints:
     def list(self, run: str | None = None) -> CheckpointList:
         """Return the checkpoints of a run, or of all, oldest first."""
         self._settle()
-        return history.listed(self._db, run)
+        return history.list_of(self._db, run)
 
     def best(self, metric: str, run: str | None = None, *, mode: Mode = "min") -> Checkpoint:
         """Return the checkpoint with the smallest (or with ``mode="max"`` largest) metric, of a run or of all."""
         self._settle()
         return history.best(self._db, metric, run, mode)
 
-    def log(self, run_or_id: str | Checkpoint | None = None) -> CheckpointList:
+    def log(self, run_or_id: Named | None = None) -> CheckpointList:
         """Return a run's newest checkpoint, or the one given, and those before it, newest first and over forks.
 
         Args:
             run_or_id: None for the newest checkpoint of all runs.
         """
-        self._settle()
-        return history.log(self._db, run_or_id)
+        return history.log(self._db, self._settled(run_or_id))
 
     def diff(self, a: Side, b: Side, *, keys: str | Sequence[str] | None = None, values: bool = True) -> CheckpointDiff:
         """Compare two checkpoints, tensor by tensor.
@@ -353,49 +380,75 @@ class Checkpoints:
             CheckpointNotFoundError: There is no such checkpoint.
             IntegrityError: Stored bytes are damaged; the message names the tensor.
         """
-        self._settle()
-        return compare_checkpoints(self._db, a, b, keys=keys, values=values)
+        return compare_checkpoints(self._db, self._settled(a), self._settled(b), keys=keys, values=values)
 
     def tag(
         self,
-        run_or_id: str | Checkpoint,
+        run_or_id: Named,
         tag: str,
         *,
         step: int | None = None,
         which: str = "latest",
+        metric: str | None = None,
+        mode: Mode = "min",
         force: bool = False,
     ) -> Checkpoint:
-        """Give a checkpoint a name within its run, so that `prune` keeps it; `force` moves a name that is taken."""
-        self._settle()
-        return history.tag(self._db, run_or_id, tag, step=step, which=which, force=force)
+        """Give a checkpoint a name within its run, so that `prune` keeps it; `force` moves a name that is taken.
+
+        The other arguments are as for `load`.
+        """
+        found = self._settled(run_or_id)
+        return history.tag(self._db, found, tag, step=step, which=which, metric=metric, mode=mode, force=force)
 
     def untag(self, run: str, tag: str) -> None:
         """Delete a tag; its checkpoint stays."""
         self._settle()
         history.untag(self._db, run, tag)
 
-    def fork(self, run_or_id: str | Checkpoint, step: int | None, new_run: str, *, which: str = "latest") -> Checkpoint:
+    def fork(
+        self,
+        run_or_id: Named,
+        step: int | None,
+        new_run: str,
+        *,
+        which: str = "latest",
+        metric: str | None = None,
+        mode: Mode = "min",
+    ) -> Checkpoint:
         """Begin a new run with a checkpoint of another; no byte is copied, and each may be deleted by itself.
 
         Args:
             run_or_id: The run, or a checkpoint.
             step: The newest checkpoint of this step; None for the one that `which` names.
             new_run: Name of the new run.
-            which: ``"latest"`` or a tag.
+            which: ``"latest"``, ``"best"``, or a tag.
+            metric: For ``"best"``, likewise `mode`, as for `load`.
+            mode: Whether the smallest or the largest is best.
 
         Raises:
             AlreadyExistsError: There is a run of the new name.
         """
-        self._settle()
-        return history.fork(self._db, run_or_id, new_run, step=step, which=which)
+        found = self._settled(run_or_id)
+        return history.fork(self._db, found, new_run, step=step, which=which, metric=metric, mode=mode)
 
-    def delete(self, run_or_id: str | Checkpoint, *, step: int | None = None, which: str = "latest") -> Checkpoint:
-        """Delete one checkpoint with its tags, and return what it was; what others share with it stays readable."""
-        self._settle()
-        return history.delete(self._db, run_or_id, step=step, which=which)
+    def delete(
+        self,
+        run_or_id: Named,
+        *,
+        step: int | None = None,
+        which: str = "latest",
+        metric: str | None = None,
+        mode: Mode = "min",
+    ) -> Checkpoint:
+        """Delete one checkpoint with its tags, and return what it was; what others share with it stays readable.
+
+        Arguments are as for `load`.
+        """
+        found = self._settled(run_or_id)
+        return history.delete(self._db, found, step=step, which=which, metric=metric, mode=mode)
 
     def delete_run(self, run: str) -> int:
-        """Delete a run with all its checkpoints and tags, and return how many there were."""
+        """Delete a run with all its checkpoints and tags, and return how many checkpoints there were."""
         self._settle()
         return history.delete_run(self._db, run)
 
@@ -438,11 +491,12 @@ class Checkpoints:
         which: str,
         metric: str | None,
         mode: Mode,
-        wanted: Callable[[str], bool] | None,
-        device: Any,
+        wanted: Selection | None,
+        map_location: Any,
         lazy: bool,
     ) -> tuple[Any, Checkpoint]:
-        self._settle()
+        device = device_of(map_location)
+        run_or_id = self._settled(run_or_id)
         with self._db.catalog.read() as con:
             row = history.find(con, run_or_id, step=step, which=which, metric=metric, mode=mode)
             opened = open_checkpoint(self._db, con, row, wanted)

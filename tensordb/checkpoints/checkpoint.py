@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tensordb.catalog import documents
+from tensordb.catalog import checkpoint_documents, documents
 from tensordb.catalog.checkpoints import CheckpointRow
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.display import html_table
@@ -108,9 +108,10 @@ def checkpoint_id(number: int) -> str:
     return generated_id(number, CHECKPOINT_NONCE)
 
 
-def pack_facts(metrics: Mapping[str, int | float], metadata: Mapping[str, Any]) -> bytes:
-    """Return metrics and metadata in their stored form."""
-    return documents.pack({"metrics": dict(metrics), "metadata": dict(metadata)}) or b""
+def pack_facts(metrics: Mapping[str, int | float], metadata: Mapping[str, Any], document: bytes | None = None) -> bytes:
+    """Return metrics and metadata in their stored form, with the checksum of a document that is beside them."""
+    checksum = {} if document is None else {checkpoint_documents.CHECKSUM: checkpoint_documents.checksum(document)}
+    return documents.pack({"metrics": dict(metrics), "metadata": dict(metadata), **checksum}) or b""
 
 
 def metrics_of(row: CheckpointRow) -> Mapping[str, int | float]:

@@ -23,7 +23,8 @@ from tensordb.checkpoints.checkpoint import from_row
 from tensordb.checkpoints.diff import CheckpointDiff, TensorDiff
 from tensordb.checkpoints.distance import Distance, distance
 from tensordb.checkpoints.history import find
-from tensordb.checkpoints.loading import document_of, selection
+from tensordb.checkpoints.loading import document_of
+from tensordb.checkpoints.selecting import selection
 from tensordb.checkpoints.tree import tensor_paths
 from tensordb.encoding.workers import for_each
 from tensordb.engine import Database, ObjectSource
@@ -60,6 +61,8 @@ def compare(db: Database, a: Any, b: Any, *, keys: Any, values: bool) -> Checkpo
     with db.catalog.read() as con:
         row_a, row_b = _find(con, a, "a"), _find(con, b, "b")
         pairs = _paired(_tensors(db, con, row_a, wanted), _tensors(db, con, row_b, wanted))
+        if wanted is not None:
+            wanted.check("neither checkpoint has a tensor")
         needs = _needs(con, [each for _, *both in pairs for each in both if each])
         sources = _open(db, con, pairs, row_a, row_b) if values else {}
     found = _distances(db, pairs, sources)

@@ -18,6 +18,7 @@ from tensordb.checkpoints.checkpoint import Checkpoint, CheckpointList, from_row
 from tensordb.checkpoints.requests import RESERVED, check_name, check_step
 from tensordb.engine import Database
 from tensordb.errors import AlreadyExistsError, CheckpointNotFoundError, InvalidInputError
+from tensordb.suggesting import listed, meant
 
 Mode = Literal["min", "max"]
 
@@ -44,7 +45,7 @@ def find(
     run = checkpoints.run_named(con, check_name(run_or_id, "run"))
     if run is None:
         if step is not None or which != "latest":
-            raise _no_run(con, run_or_id)
+            raise checkpoints.no_run(con, run_or_id, "there is no run")
         return _by_id(con, run_or_id)
     number = check_step(step)
     if number is not None and which != "latest":
@@ -58,10 +59,7 @@ def find(
 
 def run_of(con: duckdb.DuckDBPyConnection, name: Any) -> RunRow:
     """Return the run of this name; CheckpointNotFoundError when there is none."""
-    run = checkpoints.run_named(con, check_name(name, "run"))
-    if run is None:
-        raise _no_run(con, name)
-    return run
+    return checkpoints.existing_run(con, check_name(name, "run"))
 
 
 def best_of(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, where: str) -> CheckpointRow:
@@ -83,9 +81,7 @@ def ranked_by(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, wher
     if metric is None:
         if len(names) != 1:
             listed = ", ".join(map(repr, names)) or "none"
-            raise InvalidInputError(
-                f"which metric is best is not said (there are: {listed}); give metric=, or the checkpoint of best()"
-            )
+            raise InvalidInputError(f"which metric is best is not said (there are: {listed}); give metric=")
         metric = names[0]
     sign = 1 if mode == "min" else -1
     valued = [(sign * values[metric], -row.number, row) for values, row in metrics if _is_number(values.get(metric))]
@@ -95,7 +91,7 @@ def ranked_by(rows: Sequence[CheckpointRow], metric: str | None, mode: Any, wher
     return [row for *_, row in sorted(valued, key=lambda each: each[:2])]
 
 
-def listed(db: Database, run: str | None) -> CheckpointList:
+def list_of(db: Database, run: str | None) -> CheckpointList:
     """Return the checkpoints of a run, or of all runs, oldest first."""
     with db.catalog.read() as con:
         rows = checkpoints.of_run(con, None if run is None else run_of(con, run).run_id)
@@ -146,13 +142,15 @@ def log(db: Database, run_or_id: Any) -> CheckpointList:
     return found
 
 
-def tag(db: Database, run_or_id: Any, name: Any, *, step: Any, which: str, force: bool) -> Checkpoint:
+def tag(
+    db: Database, run_or_id: Any, name: Any, *, step: Any, which: str, metric: str | None, mode: Mode, force: bool
+) -> Checkpoint:
     """Give a checkpoint a name within its run."""
     check_name(name, "tag")
     if name in RESERVED:
         raise InvalidInputError(f"{name!r} cannot be a tag, it has a meaning of its own; choose another name")
     with db.catalog.write(f"tagging {name!r}") as con:
-        row = find(con, run_or_id, step=step, which=which)
+        row = find(con, run_or_id, step=step, which=which, metric=metric, mode=mode)
         run = run_of(con, row.run)
         taken = checkpoints.tagged(con, run.run_id, name)
         if taken is not None and taken != row.number and not force:
@@ -173,11 +171,13 @@ def untag(db: Database, run: str, name: str) -> None:
         checkpoints.remove_tag(con, row.run_id, name)
 
 
-def fork(db: Database, run_or_id: Any, new_run: Any, *, step: Any, which: str) -> Checkpoint:
+def fork(
+    db: Database, run_or_id: Any, new_run: Any, *, step: Any, which: str, metric: str | None, mode: Mode
+) -> Checkpoint:
     """Begin a run with a checkpoint of another one; no byte is copied, and either may be deleted without the other."""
     check_name(new_run, "new_run")
     with db.catalog.write(f"forking to {new_run!r}") as con:
-        row = find(con, run_or_id, step=step, which=which)
+        row = find(con, run_or_id, step=step, which=which, metric=metric, mode=mode)
         if checkpoints.run_named(con, new_run) is not None:
             raise AlreadyExistsError(f"there is a run {new_run!r} already; choose another name, or delete it first")
         run = checkpoints.add_run(con, new_run)
@@ -186,10 +186,10 @@ def fork(db: Database, run_or_id: Any, new_run: Any, *, step: Any, which: str) -
         return from_row(checkpoints.by_number(con, [number])[0])
 
 
-def delete(db: Database, run_or_id: Any, *, step: Any, which: str) -> Checkpoint:
+def delete(db: Database, run_or_id: Any, *, step: Any, which: str, metric: str | None, mode: Mode) -> Checkpoint:
     """Delete one checkpoint, with its tags."""
     with db.catalog.write("deleting a checkpoint") as con:
-        row = find(con, run_or_id, step=step, which=which)
+        row = find(con, run_or_id, step=step, which=which, metric=metric, mode=mode)
         remove(con, [row])
         return from_row(row)
 
@@ -197,6 +197,7 @@ def delete(db: Database, run_or_id: Any, *, step: Any, which: str) -> Checkpoint
 def delete_run(db: Database, name: str) -> int:
     """Delete a run with all its checkpoints, and return how many there were."""
     with db.catalog.write(f"deleting the run {name!r}") as con:
+        _check_is_run(con, name)
         run = run_of(con, name)
         rows = checkpoints.of_run(con, run.run_id)
         remove(con, rows)
@@ -222,33 +223,39 @@ def _of_run(con: duckdb.DuckDBPyConnection, run: RunRow, step: int | None, which
         if number is None:
             steps = [row.step for row in checkpoints.of_run(con, run.run_id)]
             wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-            raise CheckpointNotFoundError(f"run {run.name!r} has {wanted} (steps: {_some(steps)})")
+            raise CheckpointNotFoundError(f"run {run.name!r} has {wanted} (steps: {listed(steps)})")
     else:
         number = checkpoints.tagged(con, run.run_id, check_name(which, "which"))
         if number is None:
             tags = sorted({name for row in checkpoints.of_run(con, run.run_id) for name in row.tags})
             raise CheckpointNotFoundError(
-                f"run {run.name!r} has no tag {which!r} (tags: {_some(tags)}); which is 'latest', 'best' or a tag"
+                f"run {run.name!r} has no tag {which!r}{meant(which, [*tags, *RESERVED])} (tags: {listed(tags)}; and "
+                "there are 'latest' and 'best')"
             )
     return checkpoints.by_number(con, [number])[0]
 
 
 def _by_id(con: duckdb.DuckDBPyConnection, text: str) -> CheckpointRow:
-    number = sequence_of(text, CHECKPOINT_NONCE)
-    found = [] if number is None else checkpoints.by_number(con, [number])
+    found = _with_id(con, text)
     if not found:
-        raise _no_run(con, text)
+        raise checkpoints.no_run(con, text, "there is no run and no checkpoint")
     return found[0]
 
 
-def _no_run(con: duckdb.DuckDBPyConnection, name: Any) -> CheckpointNotFoundError:
-    there = [run.name for run in checkpoints.runs(con)]
-    return CheckpointNotFoundError(f"there is no run and no checkpoint {name!r} (runs: {_some(there)})")
+def _with_id(con: duckdb.DuckDBPyConnection, text: str) -> list[CheckpointRow]:
+    number = sequence_of(text, CHECKPOINT_NONCE)
+    return [] if number is None else checkpoints.by_number(con, [number])
 
 
-def _some(values: Sequence[Any]) -> str:
-    shown = ", ".join(repr(each) for each in values[-10:])
-    return (f"…, {shown}" if len(values) > 10 else shown) or "none"
+def _check_is_run(con: duckdb.DuckDBPyConnection, name: Any) -> None:
+    """Raise InvalidInputError for a checkpoint in the place of its run."""
+    text = name.id if isinstance(name, Checkpoint) else check_name(name, "run")
+    if isinstance(name, Checkpoint) or checkpoints.run_named(con, text) is None:
+        for row in _with_id(con, text):
+            raise InvalidInputError(
+                f"{text!r} is a checkpoint of run {row.run!r}; delete() deletes it alone, and delete_run({row.run!r}) "
+                "all of its run"
+            )
 
 
 def _is_number(value: Any) -> bool:

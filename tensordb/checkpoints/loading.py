@@ -5,71 +5,22 @@ What is needed is found in one catalog block and decoded after it; a checkpoint 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import duckdb
 import torch
 
-from tensordb.catalog import checkpoint_tensors, checkpoints
+from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoints
 from tensordb.catalog.checkpoints import CheckpointRow
-from tensordb.checkpoints.tree import Deferred, tensor_paths, unflatten
+from tensordb.checkpoints.lazy import LazyTensor
+from tensordb.checkpoints.placing import placed
+from tensordb.checkpoints.tree import tensor_paths, unflatten
 from tensordb.engine import Database, ObjectSource
 from tensordb.engine.contents import on_all_cores
-from tensordb.errors import IntegrityError, InvalidInputError
-from tensordb.model import Encoding
-from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
-
-
-class LazyTensor(Deferred):
-    """A tensor of a checkpoint that is read when it is asked for; it stays readable when the checkpoint is deleted.
-
-    Attributes:
-        name: Its full name, such as ``"model.layer.0.weight"``.
-        shape: Of the tensor.
-        dtype: Of the tensor.
-        nbytes: Raw bytes.
-        encoding: What was applied to the stored tensor.
-    """
-
-    def __init__(self, db: Database, name: str, source: ObjectSource, device: Any) -> None:
-        self._db = db
-        self._source = source
-        self._device = device
-        self.name = name
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the tensor."""
-        return torch.Size(self._source.reader.spec.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the tensor."""
-        return dtype_from_name(self._source.reader.spec.dtype)
-
-    @property
-    def nbytes(self) -> int:
-        """Raw bytes of the tensor."""
-        return nbytes_of(self._source.reader.spec)
-
-    @property
-    def encoding(self) -> Encoding:
-        """What was applied to the stored tensor."""
-        return self._source.reader.encoding
-
-    def load(self) -> torch.Tensor:
-        """Read the whole tensor."""
-        return _placed(self._db.sources.decode(f"tensor {self.name!r}", self._source), self._device)
-
-    def __getitem__(self, index: Any) -> torch.Tensor:
-        """Read what `index` picks (ints, slices, ``...``), decoding only the chunks it touches."""
-        return _placed(self._db.sources.decode(f"tensor {self.name!r}", self._source, index=index), self._device)
-
-    def __repr__(self) -> str:
-        return f"LazyTensor({self.name!r}, {str(self.dtype).removeprefix('torch.')}{list(self.shape)})"
+from tensordb.errors import IntegrityError
+from tensordb.tensors import byte_view, nbytes_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +38,7 @@ class Opened:
     sources: dict[int, ObjectSource]
     wanted: Callable[[str], bool] | None
 
-    def tree(self, db: Database, *, device: Any, lazy: bool) -> Any:
+    def tree(self, db: Database, *, device: torch.device | None, lazy: bool) -> Any:
         """Return the state, each tensor decoded, or left to be read later."""
         if lazy:
             return unflatten(
@@ -98,14 +49,14 @@ class Opened:
         decoded = self._decode(db, device)
         return unflatten(self.document, decoded.__getitem__, wanted=self.wanted)
 
-    def _decode(self, db: Database, device: Any) -> dict[int, torch.Tensor]:
+    def _decode(self, db: Database, device: torch.device | None) -> dict[int, torch.Tensor]:
         decoded: dict[int, torch.Tensor] = {}
 
         def work(position: int) -> None:
             name = f"tensor {self.names[position]!r} of checkpoint step {self.row.step} of run {self.row.run!r}"
             # The states of generators live on the CPU, wherever what they draw does.
             place = None if self.names[position].startswith("rng.") else device
-            decoded[position] = _placed(db.sources.decode(name, self.sources[position]), place)
+            decoded[position] = placed(db.sources.decode(name, self.sources[position]), place)
 
         positions = list(self.sources)
         sizes = [nbytes_of(self.sources[position].reader.spec) for position in positions]
@@ -133,35 +84,16 @@ def open_checkpoint(
     )
 
 
-def selection(keys: Any) -> Callable[[str], bool] | None:
-    """Return what tells whether a name is among `keys`: names, names of what they are in, or shell-style patterns.
-
-    Raises:
-        InvalidInputError: `keys` is not text, or a sequence of texts.
-    """
-    if keys is None:
-        return None
-    patterns = [keys] if isinstance(keys, str) else keys
-    if not isinstance(patterns, Sequence) or not all(isinstance(each, str) and each for each in patterns):
-        raise InvalidInputError(f"keys is {keys!r}; give names or patterns such as ['model.encoder.*', 'optimizer']")
-    # A name whose keys are quoted (`paths.unique_names`) begins with the role in brackets.
-    begins = tuple(begin for each in patterns for begin in (f"{each}.", f"[{each!r}]"))
-    return lambda name: name.startswith(begins) or any(name == each or fnmatchcase(name, each) for each in patterns)
-
-
 def document_of(db: Database, con: duckdb.DuckDBPyConnection, row: CheckpointRow) -> bytes:
     """Return a checkpoint's document, with its note if it has one; inside a catalog block."""
     document, object_id = checkpoints.document(con, row.number)
     if object_id is None:
-        if document is None:
-            raise IntegrityError(f"checkpoint step {row.step} of run {row.run!r} has no document in the catalog")
-        return document
+        try:
+            return checkpoint_documents.check(document, row.facts)
+        except IntegrityError as error:
+            raise IntegrityError(f"checkpoint step {row.step} of run {row.run!r}: {error}") from error
     name = f"the document of checkpoint step {row.step} of run {row.run!r}"
     tensor = db.sources.decode(name, db.sources.open(con, {object_id: name})[object_id])
     if tensor.dtype != torch.uint8:
         raise IntegrityError(f"{name} is stored as {tensor.dtype}, not as bytes")
     return byte_view(tensor).tobytes()
-
-
-def _placed(tensor: torch.Tensor, device: Any) -> torch.Tensor:
-    return tensor if device is None else tensor.to(device)

@@ -42,10 +42,9 @@ class Facts:
             documents.normalize(metadata) or {},
         )
 
-    @property
-    def packed(self) -> bytes:
-        """Metrics and metadata as they were given."""
-        return pack_facts(self.metrics, self.metadata)
+    def packed(self, document: bytes | None) -> bytes:
+        """Return metrics and metadata as they were given, for the row that holds a document."""
+        return pack_facts(self.metrics, self.metadata, document)
 
     @property
     def metadata_json(self) -> str:

@@ -5,14 +5,17 @@ What can be told beforehand is checked before anything is changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tensordb.checkpoints.checkpoint import Checkpoint
+from tensordb.checkpoints.prefixes import check_common
 from tensordb.checkpoints.roles import ROLES, has_state
+from tensordb.checkpoints.selecting import Selection
 from tensordb.errors import InvalidInputError
 
 _SHOWN = 10
@@ -42,7 +45,10 @@ def targets_of(into: Any) -> dict[str, Any]:
     if isinstance(into, Mapping) and not isinstance(into, torch.nn.Module):
         unknown = [role for role in into if role not in ROLES]
         if unknown:
-            raise InvalidInputError(f"into has the role {unknown[0]!r}; there are: {', '.join(ROLES)}")
+            raise InvalidInputError(
+                f"into is a mapping with {unknown[0]!r}, which is no role ({', '.join(ROLES)}); give the module or the "
+                "optimizer itself, as their state dicts are not loaded into; without into= the state is returned"
+            )
         return {role: target for role, target in into.items() if target is not None}
     targets: dict[str, Any] = {}
     for each in into if isinstance(into, list | tuple) else [into]:
@@ -54,32 +60,33 @@ def targets_of(into: Any) -> dict[str, Any]:
 
 
 def compare(
-    tree: Mapping[str, Any], targets: Mapping[str, Any], wanted: Callable[[str], bool] | None
+    tree: Mapping[str, Any], targets: Mapping[str, Any], wanted: Selection
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the full names that modules lack values for, and those that they have no place for.
 
     Args:
         tree: The state by role.
         targets: What is to be loaded into, by role.
-        wanted: Tells which names were asked for, None for all.
+        wanted: Tells which names were asked for, and which there are.
 
     Raises:
-        InvalidInputError: The checkpoint has no state for a target, tensors of other shapes than a module, or other
-            parameter groups than an optimizer; or a target has no state to load.
+        InvalidInputError: The checkpoint has no state for a target, no name in common with a module, tensors of other
+            shapes, or other parameter groups than an optimizer; or a target has no state to load.
     """
+    saved = wanted.roles
     lacking = [role for role in targets if role not in tree]
     if lacking:
-        raise InvalidInputError(
-            f"the checkpoint has no {lacking[0]!r} (it has: {', '.join(tree) or 'nothing'}); leave it out"
-        )
+        has = ", ".join(role for role in ROLES if role in saved) or "nothing"
+        raise InvalidInputError(f"the checkpoint has no {lacking[0]!r} (it has: {has}); leave it out")
     missing: list[str] = []
     unexpected: list[str] = []
     for role, target in targets.items():
         if isinstance(target, torch.nn.Module):
             there, given = target.state_dict(), tree[role]
             _check_shapes(role, there, given)
+            check_common(role, there, given)
             names = [f"{role}.{key}" for key in there if key not in given]
-            missing += [name for name in names if wanted is None or wanted(name)]
+            missing += [name for name in names if wanted(name)]
             unexpected += [f"{role}.{key}" for key in given if key not in there]
         elif role == "state" and isinstance(target, Mapping):
             for key, each in target.items():
@@ -96,6 +103,17 @@ def check_strict(missing: Sequence[str], unexpected: Sequence[str]) -> None:
             "checkpoint and module do not fit, so nothing was loaded: "
             f"missing in the checkpoint: {_some(missing)}; not in the module: {_some(unexpected)}; "
             "strict=False loads what fits"
+        )
+
+
+def warn_of_left_out(checkpoint: Checkpoint, saved: Collection[str], targets: Collection[str]) -> None:
+    """Warn of roles that a checkpoint has, and that the training it resumes was not given."""
+    left = [role for role in ROLES if role in saved and role not in targets and role != "rng"]
+    if left:
+        warnings.warn(
+            f"resumed run {checkpoint.run!r} at step {checkpoint.step} without its {', '.join(left)}, which the "
+            f"checkpoint has; give {left[0]}=, {{}} for a state that you read yourself, or load(into=...) for parts",
+            stacklevel=3,
         )
 
 
@@ -190,6 +208,8 @@ def _check_shapes(role: str, there: Mapping[str, Any], given: Any) -> None:
         for key, value in given.items()
         if isinstance(value, torch.Tensor) and _has_shape(there.get(key)) and value.shape != there[key].shape
     ]
+    if any(isinstance(value, torch.Tensor) and value.is_meta for value in given.values()):
+        raise InvalidInputError("map_location is 'meta', where tensors have no values to load; nothing was loaded")
     meta = [f"{role}.{key}" for key, value in there.items() if isinstance(value, torch.Tensor) and value.is_meta]
     if meta:
         raise InvalidInputError(f"{_some(meta)} of the module is on meta, with no memory; call to_empty(device=…)")

@@ -16,6 +16,12 @@ from tensordb.errors import InvalidInputError
 ROLES = ("model", "optimizer", "scheduler", "scaler", "state", "rng")
 
 
+def role_of(name: str) -> str:
+    """Return the role that a full name begins with, or the key where a state has others at its top."""
+    quoted = next((role for role in ROLES if name.startswith(f"[{role!r}]")), None)  # see paths.unique_names
+    return name.partition(".")[0] if quoted is None else quoted
+
+
 @dataclass(frozen=True)
 class RoleConfigs:
     """What the tensors of each role are encoded with."""
@@ -44,11 +50,9 @@ class RoleConfigs:
 
     def of_tensor(self, name: str) -> tuple[CompressionConfig, str]:
         """Return the config of a tensor by its full name, and what rules know it by: its name within the role."""
-        quoted = next((role for role in ROLES if name.startswith(f"[{role!r}]")), None)  # see paths.unique_names
-        if quoted is not None:
-            return self.of_role[quoted], name.removeprefix(f"[{quoted!r}]")
-        role, _, path = name.partition(".")
-        return self.of_role[role], path
+        role = role_of(name)
+        quoted = f"[{role!r}]"
+        return self.of_role[role], name.removeprefix(quoted) if name.startswith(quoted) else name.partition(".")[2]
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,7 @@ def commit(
         more = [document] if isinstance(document, Stored) else []
         ids = writer.name(con, Counter(each.content_id for each in written), more)
         run = checkpoints.run_named(con, facts.run) or checkpoints.add_run(con, facts.run)
+        inline = None if isinstance(document, Stored) else document
         document_nbytes = document.encoded.nbytes if isinstance(document, Stored) else len(document)
         sizes = {each.content_id: writer.nbytes(each.content_id) for each in written}
         new = NewCheckpoint(
@@ -140,8 +141,8 @@ def commit(
             parent=checkpoints.latest(con, run.run_id),
             metrics=facts.numbers,
             metadata=facts.metadata_json,
-            facts=facts.packed,
-            document=None if isinstance(document, Stored) else document,
+            facts=facts.packed(inline),
+            document=inline,
             document_id=document.encoded.object_id if isinstance(document, Stored) else None,
             tensors=len(written),
             nbytes=sum(tensors.nbytes_of(each.spec) for each in written),

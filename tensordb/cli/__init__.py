@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import tensordb
 from tensordb.cli.commands import COMMANDS, top_parser
 from tensordb.cli.output import printable
+from tensordb.cli.wording import in_options
 from tensordb.errors import AlreadyExistsError, IntegrityError, InvalidInputError, NotFoundError, TensorDBError
 
 OK, DAMAGED, BAD_INPUT, ENVIRONMENT, FAULT, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 130, 141
@@ -94,7 +95,13 @@ def _execute(name: str, options: argparse.Namespace) -> int:
         "verify": checkpoints.verify,
     }
     run = about_checkpoints[options.verb] if name == "checkpoints" else commands[name]
-    return OK if run(options) else DAMAGED
+    try:
+        return OK if run(options) else DAMAGED
+    except TensorDBError as error:
+        said, here = str(error), in_options(str(error), vars(options))
+        if said == here:
+            raise
+        raise type(error)(here) from error
 
 
 def _code_of(error: BaseException) -> int:

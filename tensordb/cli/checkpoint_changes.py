@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tensordb.checkpoints.checkpoint import Checkpoint
 from tensordb.checkpoints.retention import PruneReport
-from tensordb.cli.checkpoints import check_run, checkpoint_table, chosen, in_words, is_run, plain
+from tensordb.cli.checkpoints import checkpoint_table, chosen, in_words, is_run, plain
 from tensordb.cli.output import printable, size, to_json
 from tensordb.cli.overview import open_to_read
 from tensordb.errors import InvalidInputError
@@ -49,7 +49,6 @@ def rm(options: argparse.Namespace) -> bool:
     """Delete a checkpoint, or a run."""
     with open_to_write(options) as db:
         if options.all:
-            check_run(db, options.checkpoint)
             count = db.checkpoints.delete_run(options.checkpoint)
             said = {"run": options.checkpoint, "checkpoints": count}
             text = f"deleted run {printable(options.checkpoint)} with {count:,} checkpoints"

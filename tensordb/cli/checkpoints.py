@@ -10,7 +10,7 @@ from tensordb.checkpoints.checkpoint import Checkpoint
 from tensordb.checkpoints.diff import CheckpointDiff, cells_of
 from tensordb.cli.output import fields, printable, size, table, to_json
 from tensordb.cli.overview import error_columns, open_to_read, show_verified
-from tensordb.errors import CheckpointNotFoundError, InvalidInputError
+from tensordb.errors import InvalidInputError
 from tensordb.model import MeasuredError
 from tensordb.storage import TensorStorage
 
@@ -26,10 +26,7 @@ def chosen(db: TensorStorage, text: str, options: argparse.Namespace) -> Checkpo
         return db.checkpoints.get(run, step=int(which))
     if which != "best":
         return db.checkpoints.get(run, which=which)
-    try:
-        return db.checkpoints.get(run, which="best", metric=options.metric, mode=options.mode)
-    except InvalidInputError as error:
-        raise InvalidInputError(str(error).replace("metric=", "--metric")) from None
+    return db.checkpoints.get(run, which="best", metric=options.metric, mode=options.mode)
 
 
 def ls(options: argparse.Namespace) -> bool:
@@ -107,20 +104,13 @@ def checkpoint_table(found: list[Checkpoint] | tuple[Checkpoint, ...]) -> str:
 
 def in_words(found: Checkpoint) -> str:
     """Return run, step and id of a checkpoint as one line."""
-    step = "" if found.step is None else f"step {found.step} "
-    return f"{step}of {printable(found.run)} ({found.id})"
+    which = "a checkpoint" if found.step is None else f"step {found.step}"
+    return f"{which} of {printable(found.run)} ({found.id})"
 
 
 def is_run(db: TensorStorage, text: str) -> bool:
     """Tell whether a text is the name of a run."""
     return text in db.checkpoints.runs()
-
-
-def check_run(db: TensorStorage, name: str) -> None:
-    """Raise CheckpointNotFoundError when there is no run of this name."""
-    if not is_run(db, name):
-        there = ", ".join(map(repr, db.checkpoints.runs()[-10:])) or "none"
-        raise CheckpointNotFoundError(f"there is no run {name!r} (runs: {there})")
 
 
 def _described(found: Checkpoint, tensors: list[dict[str, Any]]) -> str:

@@ -185,7 +185,7 @@ class ContentWriter:
                 for index in fresh
                 # What mends others is stored by itself.
                 if contents[index] not in damaged
-                and (chain := self._chain_of(group[index])) is not None
+                and (chain := self.chain_of(group[index])) is not None
                 and chain.key_id not in marked
             }
             if not likely:
@@ -199,7 +199,7 @@ class ContentWriter:
             index: (chain, opened[chain.key_id]) for index, chain in likely.items() if chain.key_id in opened
         }
 
-    def _chain_of(self, content: Content) -> Chain | None:
+    def chain_of(self, content: Content) -> Chain | None:
         """Return the chain that a tensor may continue, where that is worth while.
 
         All differences are from what the chain began with, and not from each other: reading one decodes two tensors,

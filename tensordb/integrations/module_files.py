@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from tensordb.checkpoints.loading import LazyTensor
+from tensordb.checkpoints.lazy import LazyTensor
 from tensordb.errors import InvalidInputError
 from tensordb.exchange.publishing import publication
 from tensordb.exchange.safetensors_header import Header, build

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tensordb.checkpoints.checkpoint import Checkpoint
+from tensordb.checkpoints.history import Mode
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.exchange.publishing import Publication, publication
@@ -80,6 +81,8 @@ def export_safetensors(
     *,
     step: int | None = None,
     which: str = "latest",
+    metric: str | None = None,
+    mode: Mode = "min",
     max_shard_size: int | str | None = None,
     optimizer: bool = False,
     overwrite: bool = False,
@@ -96,7 +99,9 @@ def export_safetensors(
         target: The file. For a path without the suffix ``.safetensors`` the folder, in which a model is
             ``model.safetensors``.
         step: The newest checkpoint of this step.
-        which: ``"latest"``, or a tag.
+        which: ``"latest"``, ``"best"``, or a tag.
+        metric: For ``"best"``, likewise `mode`, as for ``db.checkpoints.load``.
+        mode: Whether the smallest or the largest is best.
         max_shard_size: Bytes of tensors in a file, as a number or text such as ``"5GB"``; a model with more is
             written to shards ``model-00001-of-00002.safetensors`` … and an index, as Hugging Face does. None for one
             file.
@@ -113,7 +118,7 @@ def export_safetensors(
         InvalidInputError: The model has something that safetensors cannot hold; the message has its name.
         IntegrityError: Stored bytes are damaged; nothing was written.
     """
-    found = db.checkpoints.get(run_or_id, step=step, which=which)
+    found = db.checkpoints.get(run_or_id, step=step, which=which, metric=metric, mode=mode)
     tree = db.checkpoints.load(
         found, keys=["model", "optimizer", "state"] if optimizer else ["model", "state"], lazy=True
     )

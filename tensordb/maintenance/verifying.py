@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from tensordb.catalog import checkpoint_tensors, checkpoints, datasets, records, weights
+from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoints, datasets, records, weights
 from tensordb.catalog.checkpoint_tensors import NamedTensor
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
-from tensordb.errors import CheckpointNotFoundError, DatasetNotFoundError, FormatError, IntegrityError
+from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
 from tensordb.maintenance.marking import Findings
 
 _OBJECTS_AT_ONCE = 256
+_DOCUMENTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _verify_checkpoints(
 ) -> tuple[int, set[bytes], list[DamagedTensor]]:
     """Return how many checkpoints there are, the objects that they name, and the tensors that are damaged."""
     with db.catalog.read() as con:
-        run_id = None if run is None else _run_id(con, run)
+        run_id = None if run is None else checkpoints.existing_run(con, run).run_id
         named = checkpoint_tensors.named_tensors(con, run_id)
         count = checkpoints.count(con, run_id)
     by_object: dict[bytes, list[NamedTensor]] = {}
@@ -141,15 +142,24 @@ def _verify_checkpoints(
         for object_id, error in _damage_among(db, wanted, checkpoint_tensors.still_named, findings)
         for each in by_object[object_id]
     ]
-    return count, set(by_object), damaged
+    return count, set(by_object), [*damaged, *_damaged_documents(db, run_id)]
 
 
-def _run_id(con: duckdb.DuckDBPyConnection, name: str) -> int:
-    row = checkpoints.run_named(con, name)
-    if row is None:
-        there = ", ".join(repr(run.name) for run in checkpoints.runs(con)[-10:]) or "none"
-        raise CheckpointNotFoundError(f"there is no run {name!r} (runs: {there})")
-    return row.run_id
+def _damaged_documents(db: Database, run_id: int | None) -> Iterator[DamagedTensor]:
+    """Yield the documents that lie in the rows of checkpoints and are not what was saved."""
+    last = -1
+    while True:
+        with db.catalog.read() as con:
+            rows = checkpoint_documents.after(con, last, run_id, _DOCUMENTS_AT_ONCE)
+        for row in rows:
+            last = row.number
+            try:
+                checkpoint_documents.check(row.document, row.facts)
+            except IntegrityError as error:
+                reason = f"the state of run {row.run!r}, step {row.step}: {error}"
+                yield DamagedTensor(row.run, row.step, generated_id(last, CHECKPOINT_NONCE), "", reason)
+        if len(rows) < _DOCUMENTS_AT_ONCE:
+            return
 
 
 def _verify_weights(db: Database, findings: Findings) -> tuple[int, set[bytes], list[DamagedWeight]]:

@@ -215,7 +215,8 @@ class Weights:
             metadata: JSON-like values by name.
             preset: One that does not quantize; None is the storage's if that is so, else ``"lossless"``.
             max_error: How much a value of float16, bfloat16, float32 or float64 may at most differ, in absolute terms.
-                What is stored is then a tensor within it that is near the base, so that changes below it cost nothing.
+                What is stored is then a tensor within it that is near what it is read with, so that changes below it
+                cost nothing; one stored by itself is rounded.
                 None (default) is bit for bit.
 
         Returns:

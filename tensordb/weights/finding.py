@@ -24,8 +24,10 @@ def check_text(text: Any, what: str = "hash") -> str:
         InvalidInputError: It is neither.
     """
     if not isinstance(text, str) or _HASH.fullmatch(text.lower()) is None:
+        named = f"; list_weights(name={text!r}) gives those of that name" if isinstance(text, str) and text else ""
         raise InvalidInputError(
-            f"{what} is {text!r}; give the {_DIGITS} hexadecimal digits of a hash, or at least its first {_FEWEST}"
+            f"{what} is {text!r}; give the {_DIGITS} hexadecimal digits of a hash, or at least its first "
+            f"{_FEWEST}{named}"
         )
     return text
 

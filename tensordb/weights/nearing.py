@@ -19,14 +19,14 @@ _AT_ONCE = 1 << 20
 """Values worked on at a time, in float64."""
 
 
-def near(tensor: torch.Tensor, base: torch.Tensor, max_error: float) -> tuple[torch.Tensor, MeasuredError]:
+def near(tensor: torch.Tensor, base: torch.Tensor | None, max_error: float) -> tuple[torch.Tensor, MeasuredError]:
     """Return a tensor that nowhere differs from `tensor` by more than `max_error`, and by how much it does.
 
     Values that are not finite, or that no multiple reaches, stay as they are.
 
     Args:
         tensor: A snapshot of float16, bfloat16, float32 or float64.
-        base: Of the same dtype and shape.
+        base: Of the same dtype and shape; None for zeros, from which the values are multiples of a power of two.
         max_error: Above 0.
 
     Raises:
@@ -41,7 +41,8 @@ def near(tensor: torch.Tensor, base: torch.Tensor, max_error: float) -> tuple[to
     step = 2.0 ** max(math.floor(math.log2(max_error)) + 1, -1022)
     lost = norm = worst = 0.0
     with torch.no_grad():
-        flat = (tensor.reshape(-1), base.reshape(-1), result.reshape(-1))
+        known_flat = torch.zeros(1, dtype=tensor.dtype).expand(tensor.numel()) if base is None else base.reshape(-1)
+        flat = (tensor.reshape(-1), known_flat, result.reshape(-1))
         for begin in range(0, tensor.numel(), _AT_ONCE):
             wanted, known, out = (each[begin : begin + _AT_ONCE] for each in flat)
             out.copy_(_near(wanted, known, step, max_error))

@@ -9,7 +9,7 @@ import duckdb
 import torch
 
 from tensordb.catalog.weights import WeightRow
-from tensordb.engine import Database, ObjectSource
+from tensordb.engine import Database
 from tensordb.engine.contents import on_all_cores
 from tensordb.errors import InvalidInputError
 from tensordb.weights.finding import check_text, find_all, find_any, find_deltas, nothing, span_of
@@ -52,13 +52,6 @@ def load_batch(db: Database, hashes: Any, *, device: Any) -> dict[str, torch.Ten
 
     on_all_cores([found[each].nbytes for each in wanted], range(len(wanted)), work)
     return {each: decoded[each] for each in wanted}
-
-
-def decode(db: Database, row: WeightRow) -> torch.Tensor:
-    """Return the tensor of a weight that was found in an earlier block."""
-    with db.catalog.read() as con:
-        sources: dict[bytes, ObjectSource] = db.sources.open(con, {row.object_id: title_of(row)})
-    return db.sources.decode(title_of(row), sources[row.object_id])
 
 
 def title_of(row: WeightRow) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
+import torch
 
 from tensordb import tensors
 from tensordb.catalog import deltas, documents, weights
@@ -24,7 +25,6 @@ from tensordb.errors import InvalidInputError, ReadOnlyError
 from tensordb.model import MeasuredError, TensorSpec
 from tensordb.weights.finding import find_any
 from tensordb.weights.nearing import near
-from tensordb.weights.reading import decode
 from tensordb.weights.requests import Request
 from tensordb.weights.weight import Label
 
@@ -77,10 +77,12 @@ def store_delta(db: Database, request: Request, base: Any, config: CompressionCo
                 f"the base {row.content_id.hex()[:12]}… is {row.dtype} {row.shape}, {request.title} is {spec.dtype} "
                 f"{spec.shape}; a delta needs a base of the same dtype and shape, store() needs none"
             )
-        tensor, error = request.tensor, None
+        content, error = Content(request.tensor, config, request.name, request.title, before), None
         if max_error is not None:
-            tensor, error = near(tensors.snapshot(tensor), decode(db, row), max_error)
-        (content_id,) = writer.write([Content(tensor, config, request.name, request.title, before)])
+            known = _read_with(db, writer.chain_of(content))
+            tensor, error = near(tensors.snapshot(content.tensor), known, max_error)
+            content = replace(content, tensor=tensor)
+        (content_id,) = writer.write([content])
         written = _Written((content_id, row.content_id), spec, request.label, max_error, error)
         _commit(db, writer, [written])
         return content_id.hex()
@@ -116,6 +118,16 @@ def _base(db: Database, base: Any) -> tuple[WeightRow, Chain | None]:
     with db.catalog.read() as con:
         row = find_any(con, base, "base_hash")
         return row, deltas.chain_of(con, row.object_id)
+
+
+def _read_with(db: Database, chain: Chain | None) -> torch.Tensor | None:
+    """Return what a tensor will be stored as a difference from, None where it will be stored by itself."""
+    if chain is None:
+        return None
+    name = f"the base {chain.key_content.hex()}"
+    with db.catalog.read() as con:
+        source = db.sources.open(con, {chain.key_id: name})[chain.key_id]
+    return db.sources.decode(name, source)
 
 
 def _commit(db: Database, writer: ContentWriter, written: Sequence[_Written]) -> None:

@@ -356,3 +356,25 @@ def test_the_package_is_a_program_too(runs: Path) -> None:
     assert len(json.loads(done.stdout)) == 7
     done = subprocess.run([sys.executable, "-m", "tensordb"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("prune {} base@line", "give --keep-last, --keep-best, --keep-every or --keep-within"),
+        ("prune {} base@line --keep-last 0", "--keep-last is 0"),
+        ("prune {} base@line --keep-last 1 --metric loss", "--metric 'loss' is for --keep-best"),
+        ("tag {} base@line@2 paper", "--force moves it"),
+        ("ls {} base@lime", "did you mean 'base@line'?"),
+    ],
+)
+def test_errors_speak_of_options_and_not_of_arguments(run: Run, runs: Path, line: str, said: str) -> None:
+    code, out, err = run("checkpoints", *line.format(runs).split())
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_an_import_without_a_step_is_said_in_words(run: Run, own_runs: Path, tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pt")
+    _, out, _ = run("checkpoints", "import", own_runs, tmp_path / "w.pt", "fresh")
+    assert out.startswith("saved a checkpoint of fresh (")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 import torch
 
 from tensordb import TensorStorage
+from tensordb.catalog import documents
 from tensordb.errors import IntegrityError
 
 WEIGHT = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
@@ -196,4 +198,53 @@ def test_a_segment_that_is_gone_is_mended_by_storing_what_was_in_it(tmp_path: Pa
         assert len(db.verify().damaged_tensors) == 2
         db.checkpoints.save("run", {"w": WEIGHT, "v": WEIGHT + 1}, step=1, rng=False)
         assert torch.equal(db.checkpoints.load("run", step=0)["model"]["v"], WEIGHT + 1)
+        assert db.verify().ok
+
+
+def test_a_changed_document_in_the_catalog_is_found_by_verify_and_by_loading(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path) as db:
+        for step in range(3):
+            db.checkpoints.save("run", {"w": torch.ones(2)}, state={"seen": 1000 + step}, step=step, rng=False)
+        db.checkpoints.fork("run", 2, "copy")
+        (row,) = db.sql("SELECT number, document FROM tensordb.checkpoints WHERE step = 1").to_pylist()
+    changed = row["document"].replace((1001).to_bytes(2, "big"), (1009).to_bytes(2, "big"))
+    assert changed != row["document"]
+    with duckdb.connect(str(tmp_path / "catalog.duckdb")) as con:
+        con.execute("UPDATE tensordb.checkpoints SET document = ? WHERE number = ?", [changed, row["number"]])
+    with TensorStorage(tmp_path) as db:
+        for report in (db.verify(), db.maintenance.verify_checkpoints("run")):
+            assert [(each.step, each.name) for each in report.damaged_tensors] == [(1, "")]
+            assert "not what was saved" in report.damaged_tensors[0].reason
+        with pytest.raises(IntegrityError, match=r"step 1 of run 'run'.*not what was saved"):
+            db.checkpoints.load("run", step=1)
+        assert db.checkpoints.load("copy")["state"] == {"seen": 1002}
+        assert db.maintenance.verify_checkpoints("copy").ok
+        assert db.checkpoints.get("run", step=1).metadata == {}
+
+
+def test_a_checkpoint_without_a_checksum_of_its_document_still_loads(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path) as db:
+        db.checkpoints.save("run", {"w": torch.ones(2)}, state={"seen": 1}, metrics={"loss": 1}, rng=False)
+    with duckdb.connect(str(tmp_path / "catalog.duckdb")) as con:
+        facts = documents.pack({"metrics": {"loss": 1}, "metadata": {}})
+        con.execute("UPDATE tensordb.checkpoints SET facts = ?", [facts])
+    with TensorStorage(tmp_path) as db:
+        assert db.checkpoints.load("run")["state"] == {"seen": 1}
+        assert db.verify().ok
+
+
+def test_sound_payloads_in_each_others_places_are_found_by_verify(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path) as db:
+        db.checkpoints.save("run", {"a": WEIGHT, "b": WEIGHT + 1}, step=0, rng=False, preset="none")
+        one, other = db.sql("SELECT object_id, segment, position FROM tensordb.objects").to_pylist()
+    with duckdb.connect(str(tmp_path / "catalog.duckdb")) as con:
+        for there, place in ((one, other), (other, one)):
+            values = [place["segment"], place["position"], there["object_id"]]
+            con.execute("UPDATE tensordb.objects SET segment = ?, position = ? WHERE object_id = ?", values)
+    with TensorStorage(tmp_path) as db:
+        report = db.verify()
+        assert [each.name for each in report.damaged_tensors] == ["model.a", "model.b"]
+        assert "not what was stored" in report.damaged_tensors[0].reason
+        db.checkpoints.save("run", {"a": WEIGHT, "b": WEIGHT + 1}, step=1, rng=False)
+        assert torch.equal(db.checkpoints.load("run", step=0)["model"]["a"], WEIGHT)
         assert db.verify().ok

@@ -186,6 +186,27 @@ def test_changes_below_the_bound_cost_nothing(weights: Weights) -> None:
     assert info.error.max_abs > 1e-4
 
 
+def test_nearness_is_to_what_a_delta_of_a_delta_is_read_with(weights: Weights) -> None:
+    first = drawn(200, 200)
+    base = weights.store(first)
+    middle = weights.store_delta(nudged(first, 1e-2), base)
+    assert weights.get_metadata(middle).deltas == 1
+    assert weights.store_delta(nudged(first, 1e-6, seed=2), middle, max_error=1e-4) == base
+    changed = nudged(first, 3e-3, seed=3)
+    found = weights.store_delta(changed, middle, max_error=1e-3)
+    exact = weights.store_delta(changed, middle)
+    assert weights.get_metadata(found).stored_nbytes < 0.7 * weights.get_metadata(exact).stored_nbytes
+    assert (weights.load_delta(found) - changed).abs().max() <= 1e-3
+
+
+def test_a_delta_within_a_bound_that_is_stored_by_itself_is_smaller_too(weights: Weights) -> None:
+    base = weights.store(drawn(200, 200), preset="none")
+    found = weights.store_delta(drawn(200, 200, seed=5), base, max_error=1e-3, preset="fast")
+    info = weights.get_metadata(found)
+    assert (info.deltas, info.stored_nbytes < 0.8 * info.nbytes) == (0, True)
+    assert (weights.load_delta(found) - drawn(200, 200, seed=5)).abs().max() <= 1e-3
+
+
 @settings(deadline=None, max_examples=80)
 @given(
     dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
