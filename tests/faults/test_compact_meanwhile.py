@@ -10,6 +10,7 @@ import torch
 
 from tensordb import IntegrityError, TensorStorage
 from tensordb.engine.paging import Gathering
+
 from .programs import finish, line, made, running
 
 OTHER = """
