@@ -150,8 +150,11 @@ class Maintenance:
         self._db.payloads.seal()
         self._db.catalog.checkpoint()  # what the log holds is counted on both sides as what it takes in the file
         before = self._nbytes()
+        # What lies inline goes into pages at once; to be encoded anew it is made an object like all others first.
+        inline, broken = (0, []) if wanted is None else move_inline(self._db, names)
         outcome, left = compact_records(self._db, names, min_dead=min_dead, config=wanted)
-        inline, broken = move_inline(self._db, names)
+        if wanted is None:
+            inline, broken = move_inline(self._db, names)
         rewritten, damaged = self._rewrite_segments(min_dead)
         removed = self._remove_dead()
         self._db.catalog.checkpoint()  # frees the blocks of what was inline, for DuckDB to use again

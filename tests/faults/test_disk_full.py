@@ -126,6 +126,41 @@ with TensorStorage(folder) as db:
 )
 
 
+PAGING = (
+    LIMIT
+    + """
+with TensorStorage(folder) as db:
+    db.create_dataset("d")
+    with db.transaction():
+        kept = {db.insert("d", made(seed, 1500)): (seed, 1500) for seed in range(300)}
+    ids = db.insert_many("d", [made(seed, 900) for seed in range(1000)])
+    kept.update((key, (seed, 900)) for seed, key in enumerate(ids[:90]))
+    for key in ids[90:]:
+        db.delete_tensor("d", key)
+    db.maintenance.gc()
+    for room in (4096, 200_000, 1_000_000):
+        limit(room)
+        try:
+            db.maintenance.compact(preset=PRESET)
+        except StorageFullError as error:
+            assert "free space" in str(error)
+        else:
+            raise AssertionError("it fitted")
+        limit(None)
+        check(db, kept)
+    db.maintenance.compact(preset=PRESET)
+    check(db, kept)
+    assert sum(record.encoding.stored_nbytes < 6100 for record in db.scan("d")) == len(kept)
+with TensorStorage(folder) as db:
+    check(db, kept)
+"""
+)
+
+
+def test_a_disk_that_is_full_while_records_go_into_pages_loses_none_of_them(tmp_path: Path) -> None:
+    run_each([PAGING.replace("PRESET", preset) for preset in ("None", "'fast'")], tmp_path)
+
+
 def test_segments_that_cannot_grow_give_an_error_and_closing_on_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     run_each([LARGE, CLOSING], tmp_path)
 

@@ -72,6 +72,8 @@ def work(number):
                     db.update_tensor_metadata("d", old[0], {"version": old[3] + 1}, merge=True)
         elif kind == "compact":
             do = lambda: db.maintenance.compact(min_dead=rng.choice([0, 0.5]))
+        elif kind == "encode anew":
+            do = lambda: db.maintenance.compact(preset=rng.choice(["fast", "none", "lossless"]))
         os.write(log, (json.dumps([number, "begin", before, after]) + "\\n").encode())
         do()
         os.write(log, (json.dumps([number, "done"]) + "\\n").encode())
@@ -94,7 +96,7 @@ for request in sys.stdin:
     say(child)
     say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-EVERYTHING = "inline,inline,inline,large,many,update,update,delete,delete,transaction,compact"
+EVERYTHING = "inline,inline,inline,large,many,update,update,delete,delete,transaction,compact,encode anew"
 Rows = dict[str, list[Any]]
 
 
@@ -199,16 +201,18 @@ def test_what_killed_writers_left_behind_is_reclaimed_and_nothing_else(tmp_path:
         subject.check()
 
 
-def test_a_killed_compact_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("operation", ["compact", "encode anew"])
+def test_a_killed_compact_loses_nothing(tmp_path: Path, operation: str) -> None:
     rng = random.Random(7)
-    with killer(tmp_path / "db", "compact") as subject:
+    with killer(tmp_path / "db", operation) as subject:
         for number in range(6):
-            with TensorStorage(subject.folder) as db:
-                for size in [*range(1, 30), 5000, 70000]:
-                    row = [f"{number}/{size}", size, size, 0]
-                    db.insert("d", made(size, size), {"seed": size, "size": size, "version": 0}, record_id=row[0])
+            with TensorStorage(subject.folder) as db, db.transaction():
+                for seed, size in enumerate([*range(1, 10), *[40] * 40, *[3000] * 20, 5000, 70000]):
+                    row = [f"{number}/{seed}", seed + 100 * number, size, 0]
+                    metadata = {"seed": row[1], "size": size, "version": 0}
+                    db.insert("d", made(row[1], size), metadata, record_id=row[0])
                     subject.known[row[0]] = row
-            subject.kill_one(number, 0, rng.random() * 0.05)
+            subject.kill_one(number, 0, rng.random() * 0.1)
             subject.check()
 
 
