@@ -38,11 +38,15 @@ class Figures:
     def __str__(self) -> str:
         if not self.total:
             return "none"
+        if self.read == 1 and self.finite.size:
+            return f"{self.finite[0]:.6g}"
         others = self.read - self.finite.size
         parts = []
         if self.finite.size:
             values = self.finite
-            parts.append(f"{values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}, std {_std(values):.4g}")
+            with np.errstate(over="ignore", invalid="ignore"):  # of float64 near its limits
+                spread = f"mean {values.mean():.4g}, std {values.std():.4g}"
+            parts.append(f"{values.min():.4g} to {values.max():.4g}, {spread}")
             parts.append(f"{np.mean(values == 0):.1%} zeros")
         if others:
             parts.append(f"{others:,} not finite")
@@ -50,7 +54,7 @@ class Figures:
         return text if self.read == self.total else f"{text} (of {self.read:,} out of {self.total:,} elements)"
 
     def histogram(self) -> tuple[NDArray[np.int64], Numbers]:
-        """Return counts and edges of the bins over the finite values; an integer of few values has a bin each."""
+        """Return counts and edges of the bins over the finite values; of integers each bin holds as many."""
         values = self.finite
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
         if high / 2 - low / 2 > np.finfo(np.float64).max / 4:  # NumPy cannot cut such a range into bins
@@ -59,13 +63,9 @@ class Figures:
             return counts.astype(np.int64), edges * 8
         if high - low <= abs(high) * 1e-12:
             low, high = low - 0.5, high + 0.5
-        elif high - low < BINS and not np.mod(values, 1).any():
-            edges = np.arange(low - 0.5, high + 1)
+        elif abs(high) + abs(low) < 2**52 and not np.mod(values, 1).any():
+            step = np.ceil((high - low + 1) / BINS)  # or bins would hold different numbers of integers
+            edges = np.arange(low - 0.5, high + step, step)
             return np.histogram(values, edges)[0].astype(np.int64), edges
         counts, edges = np.histogram(values, BINS, (low, high))
         return counts.astype(np.int64), edges
-
-
-def _std(values: Numbers) -> float:
-    with np.errstate(over="ignore"):
-        return float(values.std())

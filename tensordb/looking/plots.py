@@ -25,10 +25,13 @@ def plot(tensor: torch.Tensor, title: str, kind: Kind, ax: Any) -> Any:
     if ax is None:
         _, ax = _pyplot("plot()").subplots(figsize=(6, 4), layout="constrained")
     picture = picture_of(tensor) if kind == "picture" else None
+    what = "magnitude" if tensor.is_complex() else "value"
     if picture is None:
-        _histogram(ax, tensor)
+        figures = Figures.of(tensor)
+        _histogram(ax, figures, what)
+        title += "" if figures.read == figures.total else f", {figures.read:,} elements at random"
     else:
-        _labelled(ax, picture)
+        _labelled(ax, picture, what)
         title = f"{title} {picture.title}".strip()
     ax.set_title(plain(title), fontsize="medium")
     return ax
@@ -57,14 +60,16 @@ def plain(text: str) -> str:
     return one_line(text).replace("$", r"\$")
 
 
-def _labelled(ax: Any, picture: Picture) -> None:
+def _labelled(ax: Any, picture: Picture, what: str) -> None:
     drawn = _drawn(ax, picture)
     if picture.kind == "line":
-        ax.set(xlabel="index", ylabel="value")
+        ax.set(xlabel="index", ylabel=what)
         return
     ax.set(xlabel="column", ylabel="row")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     if picture.kind == "heatmap":
-        ax.figure.colorbar(drawn, ax=ax, label="value")
+        ax.figure.colorbar(drawn, ax=ax, label=what)
 
 
 def _drawn(ax: Any, picture: Picture) -> Any:
@@ -76,25 +81,16 @@ def _drawn(ax: Any, picture: Picture) -> Any:
     if picture.kind == "image":
         return ax.imshow(values, extent=extent)
     low, high, signed = limits_of(values)
-    shape = {"aspect": "auto"} if max(values.shape) > 4 * min(values.shape) else {}
+    sides = values.shape[0] * steps[0], values.shape[1] * steps[1]
+    shape = {"aspect": "auto"} if max(sides) > 4 * min(sides) else {}
     colours = "RdBu_r" if signed else "viridis"
     return ax.imshow(values, cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest", **shape)
 
 
-def _histogram(ax: Any, tensor: torch.Tensor) -> None:
-    figures = Figures.of(tensor)
+def _histogram(ax: Any, figures: Figures, what: str) -> None:
     counts, edges = figures.histogram()
     ax.bar(edges[:-1], counts, np.diff(edges), align="edge")
-    sampled = figures.read < figures.total
-    ax.set(xlabel="magnitude" if figures.is_complex else "value", ylabel="elements per bin")
-    ax.annotate(
-        f"{figures.read:,} of {figures.total:,} elements" if sampled else f"{figures.total:,} elements",
-        (0.98, 0.95),
-        xycoords="axes fraction",
-        ha="right",
-        va="top",
-        fontsize="small",
-    )
+    ax.set(xlabel=what, ylabel="elements per bin")
 
 
 def _pyplot(what: str) -> Any:

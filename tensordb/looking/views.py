@@ -121,4 +121,7 @@ def _numbers(words: torch.Tensor, like: torch.Tensor) -> Numbers:
     if dtype.itemsize == 1 and dtype.is_floating_point:
         values = values.to(torch.float32)  # the only step that every 8-bit float has
     numbers: Numbers = values.to(torch.float64).numpy()
-    return np.hypot(numbers[..., 0], numbers[..., 1]) if like.is_complex() else numbers
+    if not like.is_complex():
+        return numbers
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.hypot(numbers[..., 0], numbers[..., 1])
