@@ -14,6 +14,7 @@ try:
     from tensordb.checkpoints.restoring import LoadReport
     from tensordb.checkpoints.retention import PruneReport
     from tensordb.datasets.record import Page, Record
+    from tensordb.datasets.showing import grid
     from tensordb.datasets.statistics import CompressionStats
     from tensordb.encoding.presets import COMPRESSION_PRESETS, CompressionConfig, get_compression_preset
     from tensordb.encoding.quantizers.granularity import PerChannel, PerGroup, PerRow, PerTensor
@@ -118,4 +119,5 @@ __all__ = [
     "WeightStorageInfo",
     "collate",
     "get_compression_preset",
+    "grid",
 ]

@@ -10,6 +10,10 @@ from typing import Any, overload
 import torch
 
 from tensordb.display import html_table
+from tensordb.looking import plots
+from tensordb.looking.figures import Figures
+from tensordb.looking.pages import tensor_html
+from tensordb.looking.plots import Kind
 from tensordb.model import Encoding
 
 
@@ -52,6 +56,23 @@ class Record:
         """Return the names that ``record[name]`` takes, so that ``dict(record)`` works."""
         return [each.name for each in fields(self)]
 
+    def plot(self, ax: Any = None, *, kind: Kind = "picture") -> Any:
+        """Draw the tensor with matplotlib.
+
+        Args:
+            ax: Axes to draw on (default: new ones).
+            kind: ``"picture"``: a line of a vector, an image of bytes with channels first or last, else a heatmap of
+                the last two dimensions at 0 of the others; thinned out where it is large. ``"histogram"``: of the
+                values, of a random sample where there are many.
+
+        Returns:
+            The axes.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        return plots.plot(self.tensor, f"{shorten(self.id, 40)}: {describe(self.tensor)}", kind, ax)
+
     def __repr__(self) -> str:
         return (
             f"Record(id={self.id!r}, dataset={self.dataset!r}, tensor={describe(self.tensor)}, "
@@ -59,16 +80,17 @@ class Record:
         )
 
     def _repr_html_(self) -> str:
+        figures = Figures.of(self.tensor)
         rows = [
             ("id", self.id),
             ("dataset", self.dataset),
             ("tensor", describe(self.tensor)),
-            ("values", _range_of(self.tensor)),
+            ("values", str(figures)),
             *((f"metadata.{name}", shorten(repr(value))) for name, value in self.metadata.items()),
             ("created at", f"{self.created_at:%Y-%m-%d %H:%M:%S} UTC"),
             ("encoding", summarize(self.encoding)),
         ]
-        return html_table(["", "record"], rows)
+        return html_table(["", "record"], rows) + tensor_html(self.tensor, figures)
 
 
 class Page(Sequence[Record]):
@@ -142,10 +164,3 @@ def summarize(encoding: Encoding) -> str:
 def shorten(text: str, limit: int = 120) -> str:
     """Return the text, cut to `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _range_of(tensor: torch.Tensor) -> str:
-    if not tensor.numel() or tensor.is_complex():
-        return "none" if not tensor.numel() else "complex"
-    values = tensor.detach().cpu().to(torch.float64)
-    return f"{values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}"

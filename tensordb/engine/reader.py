@@ -167,10 +167,10 @@ class ObjectReader:
         source = located.sources[row.source]
         with _naming(located.dataset, row, source.location):
             self._check(source)
-            encoding = source.encoding
-            if encoding.compression == "none" and encoding.quantization == "none":
+            try:
                 return source.reader.view(), True
-            return source.reader.decode(), False
+            except InvalidInputError:  # its bytes are not those of the tensor
+                return source.reader.decode(), False
 
     def reopen(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> Source:
         """Find a record's object inside a catalog block, past everything remembered."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from tensordb.datasets.record import Record, describe, shorten
+from tensordb.datasets.showing import grid
 from tensordb.display import html_table
+from tensordb.looking.pages import thumbnails
 from tensordb.overloading import overload
 from tensordb.search.query import Metric
 
 _ROWS_SHOWN = 50
+_PICTURES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +80,15 @@ class SearchResult(Sequence[Hit]):
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
 
+    def grid(self, n: int = 16, *, columns: int | None = None) -> Any:
+        """Draw the tensors of the first `n` hits side by side, with their scores; return the matplotlib figure.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        scores = iter([f"{self.metric} {each.score:.3g}" for each in self.hits])
+        return grid(self.records, n, label=lambda record: next(scores), columns=columns)
+
     def __repr__(self) -> str:
         if not self.hits:
             return f"SearchResult(no hits in {self.dataset!r}, {self.metric})"
@@ -90,4 +103,6 @@ class SearchResult(Sequence[Hit]):
             (f"{each.score:.4g}", each.id, describe(each.tensor), shorten(repr(each.record.metadata)))
             for each in self.hits[:_ROWS_SHOWN]
         ]
-        return html_table([self.metric, "id", "tensor", "metadata"], rows, caption=repr(self))
+        table = html_table([self.metric, "id", "tensor", "metadata"], rows, caption=repr(self))
+        first = self.hits[:_PICTURES_SHOWN]
+        return table + thumbnails([each.tensor for each in first], [f"{each.score:.4g}" for each in first])

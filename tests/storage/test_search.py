@@ -6,7 +6,6 @@ import contextlib
 import math
 import threading
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +79,22 @@ def test_the_nearest_are_those_that_comparing_with_every_record_gives(
     fill(data, vectors[:600])
     for i in range(600, 700):  # not in pages
         data.insert("data", vectors[i], {"i": i})
-    for query in torch.randn(5, 24):
+    for query in torch.randn(3, 24):
+        wanted = nearest(metric, [*vectors], query, 1000)
         for k in (1, 10, 699, 700, 1000):
-            assert agree(hits(data, query, k, metric=metric), nearest(metric, [*vectors], query, k))
+            assert agree(hits(data, query, k, metric=metric), wanted[:k])
 
 
 def test_differences_that_float32_cannot_tell_still_decide(data: TensorStorage) -> None:
     # All products differ in their last bits alone: sums in float32 are wrong by more than what tells them apart.
     generator = torch.Generator().manual_seed(1)
-    base = torch.randn(256, generator=generator) * 100
-    vectors = base + torch.randn(4000, 256, generator=generator) * 1e-5
-    query = torch.randn(256, generator=generator)
+    base = torch.randn(128, generator=generator) * 100
+    vectors = base + torch.randn(1500, 128, generator=generator) * 1e-5
+    query = torch.randn(128, generator=generator)
     fill(data, vectors)
-    exact = [sum(Fraction(a) * Fraction(b) for a, b in zip(v, query.tolist(), strict=True)) for v in vectors.tolist()]
-    wanted = sorted(range(4000), key=lambda i: (-exact[i], i))[:20]
+    wanted = [i for i, _ in nearest("dot", [*vectors], query, 20)]
     assert places(data, query, 20, metric="dot") == wanted
-    assert places(data, query, 20, metric="dot") != (vectors @ query).topk(20).indices.tolist()
+    assert (vectors @ query).topk(20).indices.tolist() != wanted
     assert agree(hits(data, base, 20, metric="l2"), nearest("l2", [*vectors], base, 20))
 
 
@@ -118,10 +117,10 @@ def test_equal_vectors_have_equal_scores_and_come_in_the_order_of_their_insertio
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_stack_of_queries_gives_what_each_of_them_gives(data: TensorStorage, metric: str) -> None:
     fill(data, torch.randn(3000, 20))
-    queries = torch.randn(130, 20)
+    queries = torch.randn(40, 20)
     results = data.search("data", queries, 7, metric=metric)  # type: ignore[arg-type]
     assert isinstance(results, list)
-    assert len(results) == 130
+    assert len(results) == 40
     for query, result in zip(queries, results, strict=True):
         alone = data.search("data", query, 7, metric=metric)  # type: ignore[arg-type]
         assert isinstance(alone, SearchResult)
@@ -410,8 +409,8 @@ def test_threads_search_while_others_write(data: TensorStorage) -> None:
     def look() -> None:
         try:
             ready.wait()
-            for _ in range(15):
-                found = hits(data, torch.ones(16), 2000)
+            for _ in range(8):
+                found = hits(data, torch.ones(16), 200)
                 values = [value for _, value in found]
                 assert values == sorted(values, reverse=True)
                 assert len({place for place, _ in found}) == len(found)
