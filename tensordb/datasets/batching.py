@@ -151,7 +151,7 @@ class _OpenPage:
         rows = min(self.capacity, max(least, 2 * len(self.positions)))
         stack = tensors.empty(TensorSpec(self._spec.dtype, (rows, *self._spec.shape)))
         if self._stack is not None:
-            stack[: len(self.positions)] = self._stack
+            stack[: len(self.positions)] = self._stack[: len(self.positions)]
         self._stack = stack
 
 

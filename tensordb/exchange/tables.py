@@ -89,7 +89,7 @@ def from_batches(
     marks = marks_of(schema)
     roles = _roles(schema, marks, asked, where)
     whole = asked.fields is None
-    return Source(_rows(_pieces(batches, where), schema, roles, marks, where, whole=whole, local=local), total)
+    return Source(_rows(_pieces(batches), schema, roles, marks, where, whole=whole, local=local), total)
 
 
 def _roles(schema: pa.Schema, marks: Marks, asked: Asked, where: str) -> Roles:
@@ -123,32 +123,34 @@ def _rows(
     kinds = {marks.fields[name]: kind_of(schema.field(name).type) for name in marks.fields}
     known = {name: kind for name, kind in kinds.items() if kind is not None}
     first = 0
-    for batch in batches:
-        held = batch.select([*roles.metadata]).rename_columns(names).to_pylist() if names else [None] * len(batch)
-        if document is not None:
-            packed = batch.column(document).to_pylist()
-            held = [
-                each if (found := exact(data, each or {}, known)) is None else found
-                for each, data in zip(held, packed, strict=True)
-            ]
-        ids = None if roles.record_id is None else list(map(id_of, batch.column(roles.record_id).to_pylist()))
-        column = batch.column(roles.tensor)
-        of_images = images.is_image(field.type)
-        tensors = images.of_column(column, first, where, local=local) if of_images else tensors_of(column, field, first)
-        if isinstance(tensors, torch.Tensor):
-            yield Rows(tensors, held, ids)
-        else:
-            yield from map(Row, tensors, held, repeat(None) if ids is None else ids)
-        first += len(batch)
-
-
-def _pieces(batches: Iterable[pa.RecordBatch], where: str) -> Iterator[pa.RecordBatch]:
-    """Yield batches of few rows and bytes; what goes wrong below is named."""
     with _named(where):
         for batch in batches:
-            size = max(1, min(_MOST_ROWS, CHUNK_NBYTES * len(batch) // max(1, batch.nbytes)))
-            for start in range(0, len(batch), size):
-                yield batch.slice(start, size)
+            held = batch.select([*roles.metadata]).rename_columns(names).to_pylist() if names else [None] * len(batch)
+            if document is not None:
+                packed = batch.column(document).to_pylist()
+                held = [
+                    each if (found := exact(data, each or {}, known)) is None else found
+                    for each, data in zip(held, packed, strict=True)
+                ]
+            ids = None if roles.record_id is None else list(map(id_of, batch.column(roles.record_id).to_pylist()))
+            column = batch.column(roles.tensor)
+            of_images = images.is_image(field.type)
+            tensors = (
+                images.of_column(column, first, where, local=local) if of_images else tensors_of(column, field, first)
+            )
+            if isinstance(tensors, torch.Tensor):
+                yield Rows(tensors, held, ids)
+            else:
+                yield from map(Row, tensors, held, repeat(None) if ids is None else ids)
+            first += len(batch)
+
+
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches of few rows and bytes."""
+    for batch in batches:
+        size = max(1, min(_MOST_ROWS, CHUNK_NBYTES * len(batch) // max(1, batch.nbytes)))
+        for start in range(0, len(batch), size):
+            yield batch.slice(start, size)
 
 
 def _parquet_batches(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:

@@ -117,6 +117,18 @@ def test_files_of_numpy_hold_what_numpy_has_dtypes_for(
     assert_equal(db, "a", "b", metadata=suffix == ".npz")
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".npz", ".npy", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_every_nan_and_zero_keeps_its_bits(db: TensorStorage, tmp_path: Path, dtype: torch.dtype, suffix: str) -> None:
+    words = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: torch.int16}[dtype]
+    infinity = torch.tensor(torch.inf, dtype=dtype).view(words)
+    nans = torch.stack([(infinity + n) ^ sign for n in range(1, 9) for sign in (0, torch.iinfo(words).min)])
+    values = torch.cat([nans.view(dtype), torch.tensor([0.0, -0.0], dtype=dtype)]).repeat(4, 1)
+    filled(db, [(row, None) for row in values])
+    db.import_from("b", out_of(db, "a").export(tmp_path / f"x{suffix}", columns=["tensor"]))
+    assert_equal(db, "a", "b", metadata=False)
+
+
 def test_what_typed_columns_cannot_say_of_metadata_is_there_only_when_asked_for(db: TensorStorage) -> None:
     filled(db, [(torch.ones(2), {"a": 1, "b": None}), (torch.ones(2), {"a": 1.5}), (torch.ones(2), None)])
     plain = out_of(db, "a").to_arrow()

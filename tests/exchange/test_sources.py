@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def test_a_schema_and_the_config_of_a_dataset_hold_for_imports_too(db: TensorSto
     with pytest.raises(SchemaValidationError, match="shape"):
         db.import_from("data", {"x": X[:, :2], "label": LABELS})
     db.import_from("data", table())
-    db.import_from("other", np.zeros((200, 3, 2), np.float32) + 1.1, preset="fp16_only")
+    db.import_from("other", np.full((20, 64, 64), 1.1, np.float32), preset="fp16_only")
     assert {each.encoding.quantization for each in db.get_dataset_with_metadata("data")} == {"none"}
     assert {each.encoding.quantization for each in db.get_dataset_with_metadata("other")} == {"fp16"}
 
@@ -314,6 +315,19 @@ def test_many_parquet_files_are_one_source_by_pattern_or_folder(db: TensorStorag
         db.import_from("c", tmp_path / "parts" / "*.parquet")
     with pytest.raises(InvalidInputError, match="no Parquet file matches"):
         db.import_from("c", tmp_path / "none" / "*.parquet")
+
+
+def test_batches_of_any_sizes_fill_pages_in_order(db: TensorStorage) -> None:
+    values = np.arange(9000, dtype=np.float32)[:, None].repeat(384, 1)
+    sizes = [1, 825, 825, 1074, 6, 2731, 0, 3538]
+    bounds = np.cumsum([0, *sizes])
+    parts = [values[begin:end] for begin, end in pairwise(bounds) if begin < end]
+    column = pa.chunked_array([pa.FixedShapeTensorArray.from_numpy_ndarray(part) for part in parts])
+    db.import_from("data", pa.table({"x": column, "n": np.arange(9000)}))
+    found = db.get_dataset_with_metadata("data")
+    assert [record.tensor[383].item() for record in found] == [record.metadata["n"] for record in found]
+    assert len(found) == 9000
+    assert db.get_compression_stats("data").objects < 10
 
 
 def test_progress_is_shown_when_asked_for(db: TensorStorage, capsys: pytest.CaptureFixture[str]) -> None:
