@@ -13,8 +13,8 @@ from tensordb.cli.parsing import EXIT_CODES, Command, Family, Parser, declare_ac
 
 _TOP = """\
 A tensor database is a folder. These commands look into one, also while a training still writes to it;
-only `demo`, `import` and some of `checkpoints` write. Errors are one line on stderr. With --json, stdout holds one
-JSON value and nothing else: datetimes in ISO 8601 (UTC), NaN and infinities as null."""
+only `demo`, `import` and some of `checkpoints` write. Errors are one line on stderr. With --json, stdout
+holds one JSON value and nothing else: datetimes in ISO 8601 (UTC), NaN and infinities as null."""
 
 _START = """\
 examples:
@@ -23,8 +23,8 @@ examples:
   tensordb info runs.tdb weights              the metadata fields that conditions may use
   tensordb query runs.tdb weights "metadata.loss < 0.1" --order-by "metadata.epoch DESC" --limit 5
   tensordb query runs.tdb --sql "SELECT metadata.epoch, avg(metadata.loss) FROM weights GROUP BY 1"
-  tensordb import runs.tdb photos pictures    a folder of pictures, whose subfolders are labels
-  tensordb export runs.tdb weights w.parquet  for pandas, polars, DuckDB and others to read
+  tensordb import runs.tdb digits pictures    a folder of pictures, whose subfolders are labels
+  tensordb export runs.tdb digits d.parquet   what pandas, polars, DuckDB and others read
   tensordb checkpoints ls runs.tdb            which checkpoints are there
   tensordb verify runs.tdb && echo intact     read every byte back
 

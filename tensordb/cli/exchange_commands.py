@@ -13,9 +13,7 @@ def _import(parser: argparse.ArgumentParser) -> None:
     declare_access(parser, writes=True)
     parser.add_argument("dataset", metavar="DATASET", help="the dataset, made when it is new")
     parser.add_argument("source", metavar="SOURCE", help="file, pattern of Parquet files, or folder of pictures")
-    parser.add_argument(
-        "--tensor", metavar="COLUMN", help="column of the tensors (default: the only one that could be)"
-    )
+    parser.add_argument("--tensor", metavar="COLUMN", help="column of the tensors (default: to find it)")
     parser.add_argument("--record-id", metavar="COLUMN", help="column of the record ids (default: generated)")
     parser.add_argument(
         "--metadata", metavar="COLUMN", action="append", help="take only these columns as metadata; may be repeated"

@@ -101,6 +101,13 @@ def _of_stack(stack: torch.Tensor, choice: Choice) -> Iterator[Batch]:
             yield Batch(positions, tensors.snapshot(part), True, config)
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Tensors of one spec among others that are inserted, stacked along the first dimension."""
+
+    tensor: torch.Tensor
+
+
 class _OpenPage:
     """A page being filled."""
 
@@ -120,52 +127,86 @@ class _OpenPage:
         self._stack[len(self.positions)] = tensor
         self.positions.append(position)
 
+    def add_rows(self, first: int, rows: torch.Tensor) -> int:
+        """Copy as many of a stack's rows as there is room for; return how many."""
+        count = min(len(rows), self.capacity - len(self.positions))
+        while self._stack is None or len(self.positions) + count > self._stack.shape[0]:
+            self._grow(len(self.positions) + count)
+        self._stack[len(self.positions) : len(self.positions) + count] = rows[:count]
+        self.positions += range(first, first + count)
+        return count
+
     def finish(self) -> Batch:
         """Return what was added; a page of one record is a whole tensor."""
         assert self._stack is not None
         if len(self.positions) == 1:
-            return Batch(self.positions, self._stack[0].clone(), False, self.config)
+            return Batch(self.positions, tensors.snapshot(self._stack[0], copy=True), False, self.config)
         return Batch(self.positions, self._stack[: len(self.positions)], True, self.config)
 
-    def _grow(self) -> None:
+    def _grow(self, least: int = 8) -> None:
         # Doubling keeps a page of few records small: an iterable may bring thousands of specs.
-        rows = min(self.capacity, max(8, 2 * len(self.positions)))
+        rows = min(self.capacity, max(least, 2 * len(self.positions)))
         stack = tensors.empty(TensorSpec(self._spec.dtype, (rows, *self._spec.shape)))
         if self._stack is not None:
-            stack[: len(self.positions)] = self._stack
+            stack[: len(self.positions)] = self._stack[: len(self.positions)]
         self._stack = stack
 
 
-def _of_iterable(source: Iterable[torch.Tensor], choice: Choice, *, owned: bool) -> Iterator[Batch]:
+def _of_iterable(source: Iterable[Any], choice: Choice, *, owned: bool) -> Iterator[Batch]:
     """Yield batches; `owned` says that nobody changes a tensor while the next one is fetched."""
     # By the identity of the config: to hash it would take longer than to copy a small tensor.
     pages: dict[tuple[TensorSpec, int], _OpenPage] = {}
     buffered = 0
-    for position, item in enumerate(source):
-        tensor = _snapshot(item, position, copy=False)
+    for position, item in _apart(source, choice):
+        stack = item.tensor if isinstance(item, Stack) else None
+        tensor = _snapshot(item if stack is None else stack[0], position)
         spec = tensors.spec_of(tensor)
         nbytes = tensors.nbytes_of(spec)
         config = choice.of(position, spec)
         if nbytes > PAGED_NBYTES or nbytes == 0:
             yield Batch([position], tensor if owned else tensors.snapshot(tensor, copy=True), False, config)
             continue
-        key = spec, id(config)
-        page = pages.get(key)
-        if page is None:
-            page = pages[key] = _OpenPage(spec, nbytes, config)
-        page.add(position, tensor)
-        buffered += nbytes
-        if len(page.positions) == page.capacity:
-            buffered -= len(page.positions) * nbytes
-            yield pages.pop(key).finish()
-        elif buffered > _BUFFERED_NBYTES:
-            yield from (each.finish() for each in pages.values())
-            pages, buffered = {}, 0
+        key, done, total = (spec, id(config)), 0, 1 if stack is None else len(stack)
+        while done < total:
+            page = pages.get(key)
+            if page is None:
+                page = pages[key] = _OpenPage(spec, nbytes, config)
+            if stack is None:
+                page.add(position, tensor)
+                count = 1
+            else:
+                count = page.add_rows(position + done, stack[done:])
+            done += count
+            buffered += count * nbytes
+            if len(page.positions) == page.capacity:
+                buffered -= len(page.positions) * nbytes
+                yield pages.pop(key).finish()
+            elif buffered > _BUFFERED_NBYTES:
+                yield from (each.finish() for each in pages.values())
+                pages, buffered = {}, 0
     yield from (each.finish() for each in pages.values())
 
 
-def _snapshot(item: Any, position: int, *, copy: bool) -> torch.Tensor:
+def _apart(source: Iterable[Any], choice: Choice) -> Iterator[tuple[int, Any]]:
+    """Yield items with their positions; of a stack the rows, unless all of them go the same way into pages."""
+    position = 0
+    for item in source:
+        if not isinstance(item, Stack):
+            yield position, item
+            position += 1
+            continue
+        if not len(item.tensor):
+            continue
+        row = item.tensor[0]
+        if choice.config.rules or not 0 < row.nbytes <= PAGED_NBYTES or row.dtype == torch.complex32:
+            yield from ((position + place, each) for place, each in enumerate(item.tensor.unbind()))
+        else:
+            yield position, Stack(tensors.snapshot(item.tensor))
+        position += len(item.tensor)
+
+
+def _snapshot(item: Any, position: int) -> torch.Tensor:
     try:
-        return tensors.snapshot(tensors.adopted(item), copy=copy)
+        return tensors.snapshot(tensors.adopted(item))
     except InvalidInputError as error:
         raise type(error)(f"tensors[{position}]: {error}") from error

@@ -24,7 +24,7 @@ import torch
 
 from tensordb.errors import InvalidInputError
 from tensordb.model import TensorSpec
-from tensordb.tensors import adopted, byte_view, dtype_from_name, dtype_name, empty, nbytes_of, snapshot, view_of
+from tensordb.tensors import Bytes, adopted, byte_view, dtype_from_name, dtype_name, empty, nbytes_of, snapshot, view_of
 
 DTYPE_KEY = b"tensordb.dtype"
 _MOST_ELEMENTS = 2**31 - 1
@@ -86,6 +86,10 @@ def field_of(form: Form, name: str) -> pa.Field:
 
 def column_of(form: Form, tensors: Sequence[torch.Tensor]) -> pa.Array:
     """Return tensors as a column of a form that holds them."""
+    if form.kind == "fixed":
+        kind = _type_of(form)
+        lists = pa.FixedSizeListArray.from_arrays(_values(form.dtype, stacked_bytes(tensors)), type=kind.storage_type)
+        return pa.ExtensionArray.from_storage(kind, lists)
     views = [byte_view(snapshot(each)) for each in tensors]
     shapes = [list(each.shape) for each in tensors]
     if form.kind == "mixed":
@@ -93,13 +97,19 @@ def column_of(form: Form, tensors: Sequence[torch.Tensor]) -> pa.Array:
         return pa.StructArray.from_arrays([_binary(views), _shapes(shapes), dtypes], fields=list(_type_of(form)))
     values = _values(form.dtype, np.concatenate(views) if views else np.empty(0, np.uint8))
     kind = _type_of(form)
-    if form.kind == "fixed":
-        lists = pa.FixedSizeListArray.from_arrays(values, type=kind.storage_type)
-        return pa.ExtensionArray.from_storage(kind, lists)
     width = dtype_from_name(form.dtype).itemsize // _parts(form.dtype)
     offsets = np.concatenate([[0], np.cumsum([view.nbytes // width for view in views])]).astype(np.int64)
     data = pa.LargeListArray.from_arrays(pa.array(offsets), values)
     return pa.StructArray.from_arrays([data, _shapes(shapes)], fields=list(kind))
+
+
+def stacked_bytes(tensors: Sequence[torch.Tensor]) -> Bytes:
+    """Return the bytes of tensors of one spec, one after the other; far sooner than tensor by tensor."""
+    if not tensors:
+        return np.empty(0, np.uint8)
+    if tensors[0].dtype == torch.complex32:  # of which torch warns
+        return np.concatenate([byte_view(snapshot(each)) for each in tensors])
+    return byte_view(torch.stack(list(tensors)))
 
 
 def is_tensor(field: pa.Field) -> bool:
@@ -115,8 +125,8 @@ def holds_numbers(field: pa.Field) -> bool:
     return is_tensor(field) or bool(field.type in _NAMES)
 
 
-def tensors_of(column: pa.Array, field: pa.Field, first: int = 0) -> Sequence[torch.Tensor]:
-    """Return the tensors of a column; those of one shape may share memory.
+def tensors_of(column: pa.Array, field: pa.Field, first: int = 0) -> torch.Tensor | list[torch.Tensor]:
+    """Return the tensors of a column, stacked where its type says that they have one shape.
 
     Args:
         column: The column, or a part of it.
@@ -136,13 +146,13 @@ def tensors_of(column: pa.Array, field: pa.Field, first: int = 0) -> Sequence[to
         stack = adopted(_numbers(column.storage.flatten(), where)).reshape(len(column), *kind.shape)
         if kind.permutation is not None:
             stack = stack.permute(0, *(1 + place for place in kind.permutation))
-        return _restored(stack, named, where).unbind()
+        return _restored(stack, named, where)
     array = column.storage if isinstance(column, pa.ExtensionArray) else column
     if _is_ours(array.type):
         return _of_structs(array, named, where, first)
     if _is_list(array.type):
         return _of_lists(array, named, where, first)
-    return _restored(adopted(_numbers(array, where)), named, where).unbind()
+    return _restored(adopted(_numbers(array, where)), named, where)
 
 
 def _parts(dtype: str) -> int:
@@ -264,7 +274,7 @@ def _shaped(flat: torch.Tensor, shape: tuple[int, ...], place: str) -> torch.Ten
     return flat.reshape(shape) if wanted else empty(TensorSpec(dtype_name(flat.dtype), shape))
 
 
-def _of_lists(array: pa.Array, named: str, where: str, first: int) -> Sequence[torch.Tensor]:
+def _of_lists(array: pa.Array, named: str, where: str, first: int) -> torch.Tensor | list[torch.Tensor]:
     """Return the tensors of nested lists: each row's lists must be of equal lengths on each level."""
     levels, values = [], array
     fixed = True
@@ -275,7 +285,7 @@ def _of_lists(array: pa.Array, named: str, where: str, first: int) -> Sequence[t
     flat = adopted(_numbers(values, where))
     if fixed:
         sizes = [_list_size(array.type, level) for level in range(len(levels))]
-        return _restored(flat.reshape(len(array), *sizes), named, where).unbind()
+        return _restored(flat.reshape(len(array), *sizes), named, where)
     rows = [_bounds(levels, row, f"{where}, row {first + row}") for row in range(len(array))]
     return [_restored(flat[begin:end].reshape(shape), named, where) for begin, end, shape in rows]
 

@@ -178,7 +178,7 @@ def _write(file: BinaryIO, kind: str, selected: Selected, columns: Columns, bar:
     elif kind == "safetensors":
         from tensordb.exchange.safetensors import write_safetensors
 
-        write_safetensors(file, selected, selected.columns(columns), bar)
+        write_safetensors(file, selected, selected.columns(columns, exact=True), bar)
     else:
         (stacks.write_npz if kind == "npz" else stacks.write_npy)(file, selected, selected.columns(columns), bar)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from tensordb.datasets.streaming import Row
+from tensordb.datasets.streaming import Row, Rows
 from tensordb.errors import InvalidInputError
 from tensordb.exchange import images
 from tensordb.exchange.rows import Asked, Roles, Source, beside, id_of, identified, roles_of
@@ -58,7 +58,7 @@ def from_items(source: Any, asked: Asked) -> Source:
     return Source(_rows(chain([first], items), first, asked), total)
 
 
-def _rows(items: Iterable[Any], first: Any, asked: Asked) -> Iterator[Row]:
+def _rows(items: Iterable[Any], first: Any, asked: Asked) -> Iterator[Row | Rows]:
     if isinstance(first, Mapping):
         asked.refuse_rows("an iterable of dicts")
         return _of_dicts(items, first, asked)

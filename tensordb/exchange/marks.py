@@ -28,13 +28,17 @@ DOCUMENT = "tensordb.document"
 
 @dataclass(frozen=True)
 class Marks:
-    """Names of the columns by what they hold, None for those that are not there."""
+    """Names of the columns by what they hold, None for those that are not there.
+
+    `whole` says that all columns which the documents know are there.
+    """
 
     tensor: str | None = None
     record_id: str | None = None
     created_at: str | None = None
     document: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = True
 
     def to_metadata(self) -> dict[bytes, bytes]:
         """Return the metadata of a schema."""
@@ -58,9 +62,8 @@ def marks_of(schema: pa.Schema) -> Marks:
     named = said.get("fields")
     if not isinstance(named, dict) or not all(isinstance(each, str) for each in named.values()):
         named = {}
-    if not named.keys() <= set(schema.names):
-        single["document"] = None  # a column was dropped or renamed, which the documents do not know
-    return Marks(**single, fields={name: each for name, each in named.items() if name in schema.names})
+    there = {name: each for name, each in named.items() if name in schema.names}
+    return Marks(**single, fields=there, whole=len(there) == len(named))
 
 
 def exact(packed: bytes | None, typed: Mapping[str, Any], kinds: Mapping[str, FieldType]) -> dict[str, Any] | None:

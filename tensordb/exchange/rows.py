@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from tensordb.datasets.metadata import metadata_rows
-from tensordb.datasets.streaming import Row
+from tensordb.datasets.streaming import Row, Rows
 from tensordb.errors import InvalidInputError
 
 _USUAL = "tensor"
@@ -62,7 +64,7 @@ class Source:
         total: How many there are, None if that shows only at the end.
     """
 
-    rows: Iterable[Row]
+    rows: Iterable[Row | Rows]
     total: int | None = None
 
 
@@ -123,7 +125,14 @@ def _only(names: Sequence[str], candidates: Sequence[str], asked: Asked, where: 
     )
 
 
-def beside(tensors: Iterable[Any], asked: Asked) -> Iterator[Row]:
+def stacks_beside(stacks: Iterable[torch.Tensor], asked: Asked) -> Iterator[Row | Rows]:
+    """Yield the rows of stacked tensors with the metadata that was given beside them."""
+    if asked.rows is None and asked.record_id is None:
+        return map(Rows, stacks)
+    return beside((row for stack in stacks for row in stack.unbind()), asked)
+
+
+def beside(tensors: Iterable[Any], asked: Asked) -> Iterator[Row | Rows]:
     """Yield rows of tensors with the metadata that was given beside them."""
     if asked.rows is None:
         if asked.record_id is not None:

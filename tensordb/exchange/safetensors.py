@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 
 from tensordb.catalog import documents
 from tensordb.datasets.streaming import Row
 from tensordb.errors import IntegrityError, InvalidInputError
-from tensordb.exchange.rows import Asked, Source, beside, identified
+from tensordb.exchange.arrays import cut
+from tensordb.exchange.rows import Asked, Source, identified, stacks_beside
 from tensordb.exchange.safetensors_header import MOST_HEADER_NBYTES, SafetensorsFile, build
-from tensordb.exchange.selecting import Column, Selected, document_of
+from tensordb.exchange.selecting import Column, Selected, document_of, value_of
 from tensordb.tensors import byte_view, dtype_from_name, snapshot
 
 _RECORDS = "tensordb.records"
@@ -42,7 +42,7 @@ def from_safetensors(path: Path, asked: Asked) -> Source:
     stack = file.tensor(entries[asked.tensor])
     if not stack.ndim:
         raise InvalidInputError(f"{asked.tensor!r} of {path} is 0-d; its rows would be the records")
-    return Source(beside(_unbound(stack), Asked(record_id=asked.record_id, rows=asked.rows)), len(stack))
+    return Source(stacks_beside(cut(stack), Asked(record_id=asked.record_id, rows=asked.rows)), len(stack))
 
 
 def _rows(file: SafetensorsFile, said: Mapping[str, Any], asked: Asked) -> Iterator[Row]:
@@ -55,11 +55,6 @@ def _rows(file: SafetensorsFile, said: Mapping[str, Any], asked: Asked) -> Itera
         yield identified(file.tensor(entry), metadata, asked.record_id)
 
 
-def _unbound(stack: torch.Tensor) -> Iterator[torch.Tensor]:
-    for start in range(0, len(stack), 1024):
-        yield from stack[start : start + 1024].unbind()
-
-
 def write_safetensors(file: BinaryIO, selected: Selected, columns: Sequence[Column], bar: Any = None) -> None:
     """Write each tensor under its record id, one after the other, with the metadata in the file's header.
 
@@ -67,11 +62,16 @@ def write_safetensors(file: BinaryIO, selected: Selected, columns: Sequence[Colu
     """
     ids: list[str] = []
     said: dict[str, Any] = {}
-    with_metadata = any(each.role == "field" for each in columns)
+    whole = any(each.role == "document" for each in columns)
+    fields = [each for each in columns if each.role == "field"]
     for part in selected.parts(decode=False):
         ids += [each.record_id for each in part]
-        if with_metadata:
-            said |= {each.record_id: _form(document_of(each)) for each in part if each.packed is not None}
+        for item in part if whole or fields else ():
+            document = document_of(item)
+            if not whole:
+                document = {each.name: value_of(document, each.path) for each in fields}
+            if document:
+                said[item.record_id] = _form(document)
     width = np.array([dtype_from_name(selected.specs[each].dtype).itemsize for each in selected.spec_ids.tolist()])
     order = np.argsort(-width, kind="stable") if len(width) else np.empty(0, np.int64)
     specs = {ids[place]: selected.specs[int(selected.spec_ids[place])] for place in order.tolist()}

@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager
 from typing import IO, Any, BinaryIO
 
 import numpy as np
+import torch
 
 from tensordb.errors import InvalidInputError
-from tensordb.exchange.selecting import Column, Selected
+from tensordb.exchange.selecting import Column, Item, Selected
 from tensordb.model import TensorSpec
-from tensordb.tensors import byte_view, snapshot
+from tensordb.tensors import byte_view
 
 Array = np.ndarray[Any, Any]
 
@@ -23,9 +24,8 @@ def to_numpy(selected: Selected, bar: Any = None) -> Array:
     stack = np.empty((len(selected), *spec.shape), _dtype(spec))
     at = 0
     for part in selected.parts(bar=bar):
-        for item in part:
-            stack[at] = snapshot(item.tensor).numpy()  # type: ignore[arg-type]
-            at += 1
+        torch.stack(_tensors(part), out=torch.from_numpy(stack[at : at + len(part)]))
+        at += len(part)
     return stack
 
 
@@ -36,8 +36,7 @@ def write_npy(file: BinaryIO, selected: Selected, columns: Sequence[Column], bar
     spec = selected.spec()
     _write_header(file, (len(selected), *spec.shape), _dtype(spec))
     for part in selected.parts(bar=bar):
-        for item in part:
-            file.write(byte_view(snapshot(item.tensor)).data)  # type: ignore[arg-type]
+        file.write(_bytes(part))
 
 
 def write_npz(file: BinaryIO, selected: Selected, columns: Sequence[Column], bar: Any = None) -> None:
@@ -58,8 +57,8 @@ def write_npz(file: BinaryIO, selected: Selected, columns: Sequence[Column], bar
             if entry is not None:
                 _write_header(entry, (len(selected), *spec.shape), _dtype(spec))
             for part in selected.parts(decode=entry is not None, bar=bar):
-                for item in part if entry is not None else ():
-                    entry.write(byte_view(snapshot(item.tensor)).data)  # type: ignore[arg-type,union-attr]
+                if entry is not None:
+                    entry.write(_bytes(part))
                 held.append(tabling.batch_of(part, layout))
         import pyarrow as pa
 
@@ -68,6 +67,14 @@ def write_npz(file: BinaryIO, selected: Selected, columns: Sequence[Column], bar
             array = _plain_array(table.column(column.name), column)
             with archive.open(f"{column.name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def _tensors(part: Sequence[Item]) -> list[torch.Tensor]:
+    return [item.tensor for item in part if item.tensor is not None]
+
+
+def _bytes(part: Sequence[Item]) -> memoryview:
+    return byte_view(torch.stack(_tensors(part))).data
 
 
 class _Nothing(AbstractContextManager[None]):

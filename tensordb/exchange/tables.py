@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import glob
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
-from tensordb.datasets.streaming import Row
+from tensordb.datasets.streaming import Row, Rows
 from tensordb.errors import InvalidInputError
 from tensordb.exchange import images
 from tensordb.exchange.arrays import CHUNK_NBYTES
@@ -24,6 +26,8 @@ from tensordb.exchange.rows import Asked, Roles, Source, id_of, roles_of
 
 _MOST_ROWS = 16384
 """Rows that become Python's values at a time."""
+_BUFFER_NBYTES = 1 << 20
+"""Read ahead of each column of a file; without it a whole row group would be."""
 
 
 def from_arrow(source: Any, asked: Asked, where: str) -> Source:
@@ -85,7 +89,7 @@ def from_batches(
     marks = marks_of(schema)
     roles = _roles(schema, marks, asked, where)
     whole = asked.fields is None
-    return Source(_rows(_pieces(batches, where), schema, roles, marks, where, whole=whole, local=local), total)
+    return Source(_rows(_pieces(batches), schema, roles, marks, where, whole=whole, local=local), total)
 
 
 def _roles(schema: pa.Schema, marks: Marks, asked: Asked, where: str) -> Roles:
@@ -111,45 +115,47 @@ def _rows(
     *,
     whole: bool,
     local: bool,
-) -> Iterator[Row]:
+) -> Iterator[Row | Rows]:
     field = schema.field(roles.tensor)
     names = [marks.fields.get(name, name) for name in roles.metadata]
     # Documents know all the metadata: where only some of it is wanted, the columns say what it is.
-    document = marks.document if whole and marks.fields.keys() <= set(roles.metadata) else None
+    document = marks.document if whole and marks.whole and marks.fields.keys() <= set(roles.metadata) else None
     kinds = {marks.fields[name]: kind_of(schema.field(name).type) for name in marks.fields}
     known = {name: kind for name, kind in kinds.items() if kind is not None}
     first = 0
-    for batch in batches:
-        held = batch.select([*roles.metadata]).rename_columns(names).to_pylist() if names else [None] * len(batch)
-        if document is not None:
-            packed = batch.column(document).to_pylist()
-            held = [
-                each if (found := exact(data, each or {}, known)) is None else found
-                for each, data in zip(held, packed, strict=True)
-            ]
-        ids = [None] * len(batch) if roles.record_id is None else map(id_of, batch.column(roles.record_id).to_pylist())
-        column = batch.column(roles.tensor)
-        tensors: Iterable[Any]
-        if images.is_image(field.type):
-            tensors = images.of_column(column, first, where, local=local)
-        else:
-            tensors = tensors_of(column, field, first)
-        yield from map(Row, tensors, held, ids)
-        first += len(batch)
-
-
-def _pieces(batches: Iterable[pa.RecordBatch], where: str) -> Iterator[pa.RecordBatch]:
-    """Yield batches of few rows and bytes; what goes wrong below is named."""
     with _named(where):
         for batch in batches:
-            size = max(1, min(_MOST_ROWS, CHUNK_NBYTES * len(batch) // max(1, batch.nbytes)))
-            for start in range(0, len(batch), size):
-                yield batch.slice(start, size)
+            held = batch.select([*roles.metadata]).rename_columns(names).to_pylist() if names else [None] * len(batch)
+            if document is not None:
+                packed = batch.column(document).to_pylist()
+                held = [
+                    each if (found := exact(data, each or {}, known)) is None else found
+                    for each, data in zip(held, packed, strict=True)
+                ]
+            ids = None if roles.record_id is None else list(map(id_of, batch.column(roles.record_id).to_pylist()))
+            column = batch.column(roles.tensor)
+            of_images = images.is_image(field.type)
+            tensors = (
+                images.of_column(column, first, where, local=local) if of_images else tensors_of(column, field, first)
+            )
+            if isinstance(tensors, torch.Tensor):
+                yield Rows(tensors, held, ids)
+            else:
+                yield from map(Row, tensors, held, repeat(None) if ids is None else ids)
+            first += len(batch)
+
+
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches of few rows and bytes."""
+    for batch in batches:
+        size = max(1, min(_MOST_ROWS, CHUNK_NBYTES * len(batch) // max(1, batch.nbytes)))
+        for start in range(0, len(batch), size):
+            yield batch.slice(start, size)
 
 
 def _parquet_batches(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     for path in paths:
-        with _named(str(path)), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        with _named(str(path)), pq.ParquetFile(path, buffer_size=_BUFFER_NBYTES, pre_buffer=False) as file:
             for group in range(file.num_row_groups):
                 facts = file.metadata.row_group(group)
                 size = max(1, min(_MOST_ROWS, CHUNK_NBYTES * facts.num_rows // max(1, facts.total_byte_size)))

@@ -36,7 +36,7 @@ def layout_of(selected: Selected, columns: Sequence[Column]) -> Layout:
     """Return how columns stand in a schema."""
     form = form_of(selected.specs.values())
     fields = [_field(each, form) for each in columns]
-    named = {each.role: each.name for each in columns if each.role != "field"}
+    named: dict[str, Any] = {each.role: each.name for each in columns if each.role != "field"}
     # Of nested fields that were asked for by themselves the path is the name that they have as metadata.
     of_fields = {each.name: ".".join(each.path) for each in columns if each.role == "field"}
     return Layout(columns, form, pa.schema(fields, Marks(**named, fields=of_fields).to_metadata()))
@@ -70,13 +70,14 @@ def to_pandas(selected: Selected, columns: Sequence[Column], bar: Any = None) ->
     cells: list[Any] = []
     rest = []
     for part in selected.parts(decode=wants_tensors, bar=bar):
-        cells += [array_of(each.tensor) for each in part if each.tensor is not None]
+        cells += [cell_of(each.tensor) for each in part]
         rest.append(batch_of(part, layout))
     frame = pa.Table.from_batches(rest, layout.schema).to_pandas(integer_object_nulls=True)
     for place, each in enumerate(columns):
         if each.role == "tensor":
             column = np.empty(len(cells), object)
-            column[:] = [*cells, None][:-1]  # a list of arrays of one shape would become one array
+            for row, cell in enumerate(cells):  # a list of arrays of one shape would become one array
+                column[row] = cell
             frame.insert(place, each.name, pd.Series(column, index=range(len(cells)), dtype=object))
     return frame
 
@@ -115,10 +116,10 @@ def write_ipc(file: BinaryIO, selected: Selected, layout: Layout, bar: Any = Non
             writer.write_batch(batch)
 
 
-def array_of(tensor: Any) -> Any:
-    """Return a tensor as an array, or as it is where NumPy lacks its dtype."""
+def cell_of(tensor: Any) -> Any:
+    """Return a tensor as an array (a scalar where it is 0-d), or as it is where NumPy lacks its dtype."""
     try:
-        return snapshot(tensor).numpy()
+        return snapshot(tensor).numpy()[()]
     except TypeError:
         return tensor
 
