@@ -13,6 +13,7 @@ import pytest
 from tensordb import TensorStorage
 from tensordb.errors import ConflictError, DatabaseBusyError, ReadOnlyError
 
+from .crowding import crowd
 from .programs import finish, line, made, running, start
 
 TRAINING = """
@@ -189,6 +190,18 @@ def test_compact_beside_writers_and_readers_of_other_processes_harms_none_of_the
         for record in db.scan("d"):
             assert record.tensor.equal(made(record.metadata["seed"], record.metadata["size"]))
         assert db.verify().ok
+
+
+def test_a_crowd_of_processes_threads_and_forks_loses_nothing_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+    figures = crowd(tmp_path / "db", 6, writers=2, readers=2)
+    assert figures["fewest operations of one"] > 0
+
+
+@pytest.mark.slow
+def test_a_crowd_of_eight_processes_for_two_minutes(tmp_path: Path) -> None:
+    figures = crowd(tmp_path / "db", 120)
+    print(figures)
+    assert figures["longest wait (s)"] < 30
 
 
 HOLDING = """

@@ -1,0 +1,80 @@
+"""Runs a crowd of processes on one folder, under a watchdog, and counts what is there in the end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tensordb import TensorStorage
+
+from .programs import line, made, stray_segments
+
+WRITERS = READERS = 4
+WATCHDOG = 120
+"""Seconds beyond its own that a process may take: to start, and to end what it began on a busy machine."""
+_ROOT = Path(__file__).parents[2]
+
+
+def start_member(folder: Path, number: int, work: str, seconds: float) -> subprocess.Popen[str]:
+    """Start one process of the crowd."""
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-m", "tests.faults.crowd_member"]
+    pipe = subprocess.PIPE
+    arguments = [str(folder), str(number), work, str(seconds)]
+    return subprocess.Popen([*command, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=_ROOT)
+
+
+def crowd(folder: Path, seconds: float, *, writers: int = WRITERS, readers: int = READERS) -> dict[str, float]:
+    """Let writers and readers loose for so long; check that nothing is lost, doubled or stuck, and return figures."""
+    with TensorStorage(folder) as db:
+        db.create_dataset("d", {"metadata": {"seed": "int", "size": "int"}})
+    works = ["write"] * writers + ["read"] * readers
+    members = [start_member(folder, number, work, seconds) for number, work in enumerate(works)]
+    try:
+        for member in members:
+            assert line(member) == "ready"
+        with ThreadPoolExecutor(len(members)) as pool:  # each is waited for at once, so that no pipe fills up
+            told = list(pool.map(lambda member: member.communicate("\n", timeout=seconds + WATCHDOG), members))
+    finally:
+        for member in members:
+            member.kill()
+            member.communicate()
+    for member, (_, complaints) in zip(members, told, strict=True):
+        assert (member.returncode, complaints) == (0, ""), complaints
+    reports = [json.loads(said) for said, _ in told]
+    _assert_all_is_there(folder, reports[:writers])
+    return _figures(reports, writers)
+
+
+def _assert_all_is_there(folder: Path, written: list[dict[str, Any]]) -> None:
+    with TensorStorage(folder) as db:
+        kept = {key: row for report in written for key, row in report["kept"].items()}
+        assert {record.id: [record.metadata["seed"], record.metadata["size"]] for record in db.scan("d")} == kept
+        assert db.count("d") == len(kept) == sum(len(report["kept"]) for report in written)
+        assert all(record.tensor.equal(made(*kept[record.id])) for record in db.scan("d"))
+        steps = {f"run {number}": report["steps"] for number, report in enumerate(written) if report["steps"]}
+        assert {run: [each.step for each in db.checkpoints.list(run)] for run in db.checkpoints.runs()} == steps
+        assert {info.hash for info in db.weights.list_weights()} == {h for report in written for h in report["weights"]}
+        assert db.verify().ok
+        db.maintenance.gc()
+        assert stray_segments(db) == []
+
+
+def _figures(reports: list[dict[str, Any]], writers: int) -> dict[str, float]:
+    for report in reports:
+        early, late = report["memory"]
+        assert late < early * 1.5 + (64 << 20), f"memory grew from {early >> 20} to {late >> 20} MB"
+        early, late = report["descriptors"]
+        assert late <= early + 20, f"open files grew from {early} to {late}"
+    return {
+        "writes": sum(report["operations"] for report in reports[:writers]),
+        "reads": sum(report["operations"] for report in reports[writers:]),
+        "forks": sum(key.startswith("child") for report in reports for key in report["kept"]),
+        "fewest operations of one": min(report["operations"] for report in reports),
+        "longest wait (s)": round(max(report["longest"] for report in reports), 2),
+        "most memory of one (MB)": max(report["memory"][1] for report in reports) >> 20,
+        "most files of one": max(report["descriptors"][1] for report in reports),
+    }
