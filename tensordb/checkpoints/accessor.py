@@ -317,6 +317,7 @@ class Checkpoints:
             if step is None and which == "latest" and metric is None:
                 return None
             raise
+        tree = tree or {}  # None where nothing of what was given was saved
         missing, unexpected = compare(tree, targets, wanted)
         if strict:
             check_strict(missing, unexpected)

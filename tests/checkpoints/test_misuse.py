@@ -87,6 +87,16 @@ def test_resuming_without_what_was_saved_warns(db: TensorStorage) -> None:
     assert db.checkpoints.resume("run", training.model, **training.parts(), state={}) is not None  # without a word
 
 
+def test_resuming_what_was_never_saved_says_what_was(db: TensorStorage) -> None:
+    db.checkpoints.save("run", state={"seen": 1}, step=2, rng=False)
+    with pytest.raises(InvalidInputError, match=r"no 'model' \(it has: state\)"):
+        db.checkpoints.resume("run", nn.Linear(3, 2))
+    with pytest.warns(UserWarning, match="without its state"):
+        found = db.checkpoints.resume("run")
+    assert found is not None
+    assert found.step == 2
+
+
 def test_the_best_checkpoint_of_several_metrics_is_tagged_forked_and_deleted(db: TensorStorage) -> None:
     for step in range(3):
         db.checkpoints.save("run", {"w": torch.ones(2)}, step=step, metrics={"loss": step, "f1": step}, rng=False)

@@ -69,7 +69,8 @@ def test_a_training_is_put_in_its_roles_and_goes_on(db: TensorStorage, tmp_path:
     assert (found.step, found.epoch) == (100, 4)
     other = nn.Linear(3, 2)
     others = torch.optim.Adam(other.parameters())
-    db.checkpoints.resume("run", other, others)
+    schedule = torch.optim.lr_scheduler.StepLR(others, 2)
+    db.checkpoints.resume("run", other, others, scheduler=schedule, state={})
     assert torch.equal(others.state[other.weight]["exp_avg"], optimizer.state[module.weight]["exp_avg"])
 
 
