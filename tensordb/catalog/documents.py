@@ -92,8 +92,8 @@ def unpack(packed: bytes | None) -> dict[str, Any]:
     if packed is None:
         return {}
     try:
-        document = msgpack.unpackb(packed, ext_hook=_restore, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as error:
+        document = msgpack.unpackb(packed, ext_hook=_restore)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a list for a key
         raise IntegrityError(f"stored metadata of {len(packed)} bytes cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise IntegrityError(f"stored metadata of {len(packed)} bytes is a {type(document).__name__}, not a document")

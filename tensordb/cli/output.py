@@ -10,6 +10,7 @@ import base64
 import datetime as dt
 import json
 import math
+import re
 import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from tensordb.display import one_line
 
+_UNUSUAL = re.compile(r"[^ -~\n]")
 _WIDTH = 100
 _NARROWEST = 12
 """No column is cut below this many characters to make a table fit."""
@@ -47,7 +49,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int | No
 
 def to_json(value: Any) -> str:
     """Return a value as JSON: datetimes in ISO 8601, bytes in base64, NaN and infinities as null."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return _UNUSUAL.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """Return a character of JSON text, as an escape if a terminal would obey it: of those JSON escapes only a part."""
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def size(nbytes: int) -> str:

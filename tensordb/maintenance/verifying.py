@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoints, datasets, records, weights
+from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoints, datasets, records, schema, weights
 from tensordb.catalog.checkpoint_tensors import NamedTensor
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
@@ -93,6 +93,9 @@ class VerifyReport:
 
 def verify(db: Database, name: str | None) -> VerifyReport:
     """Verify one dataset, or for None everything."""
+    if name is None:
+        with db.catalog.read("reading every table of the catalog") as con:
+            schema.read_everything(con)
     with db.catalog.read() as con:
         rows = datasets.fetch_all(con) if name is None else [db.catalog.known.dataset(con, name)]
     findings = Findings()
