@@ -81,7 +81,7 @@ def main() -> None:
 def _measured(
     material: str, sizes: Sizes, competitors: list[type[Feeder]], folder: Path, options: argparse.Namespace
 ) -> Iterator[Row]:
-    stack = _material(material, getattr(sizes, material))
+    stack = _material(material, options.records or getattr(sizes, material))
     feeders = {}
     for each in competitors:
         feeders[each.name] = each(folder / each.name.replace(" ", "-"))
@@ -200,6 +200,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--feeders", type=lambda text: text.split(","), default=names, help=", ".join(names))
     parser.add_argument("--workers", type=lambda text: [*map(int, text.split(","))], default=[0, 2])
     parser.add_argument("--epochs", type=int, help="epochs of each competitor")
+    parser.add_argument("--records", type=int, help="records of each material, in place of the size's own")
     parser.add_argument("--cold", action="store_true", help="also with the system's cache dropped before each epoch")
     parser.add_argument("--json", type=Path, metavar="FILE", help="record the result")
     parser.add_argument("--folder", type=Path, help="where to put the stores")
