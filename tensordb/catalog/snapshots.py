@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import duckdb
+import numpy as np
 
 from tensordb.catalog import records
 from tensordb.catalog.datasets import DatasetRow
@@ -44,7 +45,9 @@ def places(con: duckdb.DuckDBPyConnection, object_ids: pa.Array) -> pa.Table:
     """Return ``segment, position, stored_nbytes`` of objects, in their order; -1 for one that is missing."""
     import pyarrow as pa  # loading it takes longer than all the rest of tensordb
 
-    wanted = pa.table({"number": pa.array(range(len(object_ids)), pa.int64()), "object_id": object_ids})
+    count = len(object_ids)
+    numbers = pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(np.arange(count))])  # pa.array loads pandas
+    wanted = pa.Table.from_arrays([numbers, object_ids], ["number", "object_id"])
     con.register("wanted_objects", wanted)
     try:
         return con.sql(

@@ -121,7 +121,8 @@ class Shuffled:
         self._begins, self._ends = pieces[1], pieces[2]
         sizes = self._ends - self._begins
         nbytes = sizes * units.nbytes[self._chosen]
-        self._bounds = _edges((np.cumsum(nbytes) - nbytes) // buffer)
+        # The first block has a quarter of the others, so that the first batch comes soon.
+        self._bounds = _edges((np.cumsum(nbytes) - nbytes + buffer * 3 // 4) // buffer)
         self.starts: Numbers = np.concatenate([[0], np.cumsum(sizes)])[self._bounds]
 
     def block(self, number: int) -> Block:
