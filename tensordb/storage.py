@@ -447,17 +447,17 @@ class TensorStorage:
         return changes.delete_where(self._db, name, queries.selection(where, params))
 
     def create_index(self, name: str, field: str) -> None:
-        """Make an index on a metadata field, for conditions that need ``metadata.field = value``.
+        """Make an index on a metadata field of text, for conditions that need ``metadata.field = 'text'`` to be true.
 
-        Worth while for text, where few records of many have the value; numbers win little, ranges and `sql` nothing.
-        Each insert, update and delete then takes some milliseconds more.
+        Worth while where few records of hundreds of thousands have the text. Numbers, ranges and `sql` would win
+        nothing. Each insert, update and delete then takes some milliseconds more.
 
         Args:
             name: The dataset.
-            field: A field of text, whole numbers or floats, such as ``"label"`` or ``"model.name"``.
+            field: Such as ``"label"`` or ``"model.name"``.
 
         Raises:
-            InvalidInputError: No record has the field, or it is of another kind.
+            InvalidInputError: No record has the field, or it is no text.
             AlreadyExistsError: It has an index.
         """
         indexing.create_index(self._db, name, field)

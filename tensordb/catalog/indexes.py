@@ -4,8 +4,9 @@ The table is one of its own, as a key on the record table would hinder DuckDB to
 a field of a struct is not used at all. Invariants: it has the type of the field, and a row for each record whose field
 is not NULL, changed in the same transaction. A condition is always checked again on the records that it leads to.
 
-DuckDB uses such a key for equality and not for ranges, so only ``metadata.field = value`` is looked up here, where the
-user's condition needs it to be true. Beyond `MOST` records reading all of the column is faster than finding each.
+Only text has them, of which DuckDB reads a whole column slowly, and only ``metadata.field = 'text'`` is looked up,
+where the user's condition needs it to be true: DuckDB uses such a key for equality and not for ranges. Beyond `MOST`
+records reading all of the column is faster than finding each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 
-from tensordb.catalog.fields import INT64, FieldType, StructOf, columns, quoted, sql_type
+from tensordb.catalog.fields import FieldType, StructOf, columns, quoted, sql_type
 from tensordb.catalog.rows import run, scalar
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 MOST = 64
 """Records that an index leads to at most."""
-_KINDS = ("BIGINT", "DOUBLE", "VARCHAR")
 _MOST_KNOWN = 256
 _known: dict[str, tuple[Equality, ...]] = {}
 
@@ -42,11 +42,11 @@ class Equality(NamedTuple):
 
     Attributes:
         path: The field's names, from the outer to the inner one.
-        kind: ``STRING``, ``INTEGER`` or ``NUMERIC`` for a constant, ``PARAMETER`` for the name or number of one.
+        is_parameter: Whether `text` is the name or number of one, and not the constant.
     """
 
     path: tuple[str, ...]
-    kind: str
+    is_parameter: bool
     text: str
 
 
@@ -64,8 +64,8 @@ def path_of(known: StructOf, field: str) -> tuple[tuple[str, ...], FieldType] | 
 
 
 def may_have(kind: FieldType) -> bool:
-    """Tell whether a field of this type may have an index."""
-    return kind in _KINDS
+    """Tell whether a field of this type may have an index: numbers are found as fast by reading the whole column."""
+    return kind == "VARCHAR"
 
 
 def create(con: duckdb.DuckDBPyConnection, row: DatasetRow, field: str) -> Index:
@@ -123,8 +123,8 @@ def candidates(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selec
             place = path_of(row.fields, each.field)
             if place is None or tuple(map(str.casefold, place[0])) != equality.path:
                 continue
-            literal = _literal(place[1], equality, selection.params)
-            if literal is not None:
+            literal = _literal(equality, selection.params)
+            if literal is not None and may_have(place[1]):
                 found = con.execute(f"SELECT seq FROM {_table(row, each)} WHERE value = {literal} LIMIT {MOST + 1}")
                 numbers = [number for (number,) in found.fetchall()]
                 if len(numbers) <= MOST:
@@ -196,33 +196,20 @@ def _of_tree(node: Any) -> list[Equality]:
         if len(names) < 2 or names[0] != "metadata":
             continue
         if other["class"] == "PARAMETER":
-            return [Equality(names[1:], "PARAMETER", str(other["identifier"]))]
-        if other["class"] == "CONSTANT" and isinstance(other.get("literal"), dict):
-            return [Equality(names[1:], other["literal"]["kind"], other["literal"]["text"])]
+            return [Equality(names[1:], True, str(other["identifier"]))]
+        literal = other.get("literal")
+        if other["class"] == "CONSTANT" and isinstance(literal, dict) and literal.get("kind") == "STRING":
+            return [Equality(names[1:], False, str(literal["text"]))]
     return []
 
 
-def _literal(kind: FieldType, equality: Equality, params: Sequence[Any] | Mapping[str, Any] | None) -> str | None:
-    """Return the value as SQL where comparing it needs no cast between text and number, else None."""
+def _literal(equality: Equality, params: Sequence[Any] | Mapping[str, Any] | None) -> str | None:
+    """Return the text that a field has to equal as SQL; None where it is something else than text."""
     value: Any = equality.text
-    if equality.kind == "PARAMETER":
+    if equality.is_parameter:
         if isinstance(params, Mapping):
             value = params.get(equality.text)
-        elif params is not None and equality.text.isdigit() and 0 < int(equality.text) <= len(params):
-            value = params[int(equality.text) - 1]
         else:
-            return None
-    elif equality.kind in ("INTEGER", "NUMERIC"):
-        try:
-            value = int(value) if equality.kind == "INTEGER" else float(value)
-        except ValueError:
-            return None
-    elif equality.kind != "STRING":
-        return None
-    if kind == "VARCHAR" and type(value) is str:
-        return "'" + value.replace("'", "''") + "'" if "\0" not in value else None
-    if kind == "BIGINT" and type(value) is int and value in INT64:
-        return f"({value})::BIGINT"
-    if kind == "DOUBLE" and (type(value) is float or (type(value) is int and abs(value) < 2**53)):
-        return f"'{float(value)!r}'::DOUBLE"
-    return None
+            number = int(equality.text) if equality.text.isdigit() else 0
+            value = params[number - 1] if params is not None and 0 < number <= len(params) else None
+    return None if type(value) is not str or "\0" in value else "'" + value.replace("'", "''") + "'"

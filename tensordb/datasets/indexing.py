@@ -22,8 +22,8 @@ def create_index(db: Database, name: str, field: Any) -> None:
             raise InvalidInputError(f"dataset {name!r} has no metadata field {field!r} (there are: {known})")
         if not indexes.may_have(place[1]):
             raise InvalidInputError(
-                f"metadata field {field!r} has values of the kind {place[1]}; an index wins something for text, whole "
-                "numbers and floats alone"
+                f"metadata field {field!r} is no text, for which alone an index wins something: other values are found "
+                "as fast without; leave it out"
             )
         spelled = ".".join(place[0])
         if _find(row, spelled) is not None:

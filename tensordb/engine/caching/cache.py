@@ -33,6 +33,8 @@ _PLACE_NBYTES = 1 << 10
 _FEWEST_PLACES = 1 << 10
 _LONGEST_DOCUMENT = 4 << 10
 """Packed metadata from which on a record's place is not remembered."""
+_SMALL = 64 << 10
+"""Bytes of a payload that one read saves as much as taking them into memory costs, or so."""
 _WARMING = 1 << 13
 """Objects whose reads are counted before they are in memory."""
 
@@ -42,7 +44,7 @@ class Place:
     """Where a record is, as the catalog said when its word of changed records was `word`.
 
     Attributes:
-        reads: How often it was read from the second tier, or, if it has no room there, from a file.
+        reads: How often it was read from the second tier, or from a file if its payload is large or has no room there.
         made: Room for what a caller makes of the row once.
     """
 
@@ -127,13 +129,14 @@ class TensorCache:
                 return held, self._reads_enough(place)
             self._counts["mapped_hits" if known else "misses"] += 1
             reads = self._warming.pop(key, 0) + 1
-            fits = self._encoded.fits(place.source.reader.payload_nbytes)
-            ripe = reads >= self.config.promote_after
-            if not (ripe and fits):
+            nbytes = place.source.reader.payload_nbytes
+            fits = self._encoded.fits(nbytes)
+            # A page that is read here and there costs more to take in than it saves; its records need not wait for it.
+            if not fits or reads < self.config.promote_after * max(1, nbytes // _SMALL):
                 self._warming[key] = reads
                 if len(self._warming) > _WARMING:
                     self._warming.popitem(last=False)
-                return place.source, not fits and self._reads_enough(place)
+                return place.source, not (fits and nbytes <= _SMALL) and self._reads_enough(place)
         return self._take_in(key, place.source), False
 
     def keep(self, place: Place, tensor: torch.Tensor) -> None:
@@ -198,7 +201,8 @@ class TensorCache:
             if self._encoded.get(key) is not None:
                 self._counts["demotions"] += 1
                 return
-            if not self._encoded.fits(place.source.reader.payload_nbytes):
+            nbytes = place.source.reader.payload_nbytes
+            if not self._encoded.fits(nbytes) or (place.row.page_row is not None and nbytes > _SMALL):
                 return
         try:
             self._take_in(key, place.source)

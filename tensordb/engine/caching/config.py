@@ -14,7 +14,8 @@ class CacheConfig:
     Attributes:
         decoded_bytes: For decoded tensors, the first tier; 0 for none.
         encoded_bytes: For payloads as they are stored, the second tier; 0 for none.
-        promote_after: Reads in one tier after which a record moves up to the next.
+        promote_after: Reads in one tier after which a record moves up to the next; to have a large payload in memory
+            (a page of many records) takes as many for every 64 KB of it.
 
     Raises:
         InvalidInputError: A size is negative, or `promote_after` is less than 1.
