@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -89,15 +90,16 @@ def _insert(db: TensorStorage, first: int, count: int, options: argparse.Namespa
 
 def check(folder: Path, options: argparse.Namespace) -> None:
     """Compare every record with what was inserted."""
+    count = options.records // PARTS
     with TensorStorage(folder, read_only=True) as db:
         seen = 0
         for record in db.scan(DATASET):
             number = record.metadata["n"]
-            begin = number // options.batch * options.batch
-            size = min(options.batch, options.records // PARTS * PARTS - begin)
+            begin = number - number % count % options.batch
+            size = min(options.batch, (begin // count + 1) * count - begin)
             assert record.tensor.equal(vectors(begin, size, options.width)[number - begin]), number
             seen += 1
-        assert seen == options.records // PARTS * PARTS
+        assert seen == count * PARTS
         assert db.verify().ok
 
 
@@ -116,6 +118,8 @@ def main() -> None:
     options = _options()
     print(f"machine: {', '.join(f'{name} {value}' for name, value in machine().items())}")
     print(f"records: {options.records:,} of {options.width} float32, in {options.how}, preset {options.preset}")
+    # A terminated run leaves the same way as an interrupted one, which removes its folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="tensordb-million-", dir=options.folder) as name:
         folder, parts = Path(name) / "db", list[Part]()
         for part in grow(folder, options):
