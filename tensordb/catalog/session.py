@@ -123,8 +123,12 @@ class Catalog:
         self._check_writable(doing)
         with self._leased(doing, write=True) as con:
             self._refresh()
-            with translated(doing):
-                con.execute("CHECKPOINT")
+            try:
+                with translated(doing):
+                    con.execute("CHECKPOINT")
+            except BaseException:
+                self._lease.discard()  # DuckDB takes no statement after a checkpoint that failed
+                raise
 
     def forget(self) -> None:
         """Drop everything remembered."""

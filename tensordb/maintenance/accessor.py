@@ -156,6 +156,7 @@ class Maintenance:
         if wanted is None:
             inline, broken = move_inline(self._db, names)
         rewritten, damaged = self._rewrite_segments(min_dead)
+        self._db.payloads.seal()  # what comes next is apart from what is compact, and can be compacted without it
         removed = self._remove_dead()
         self._db.catalog.checkpoint()  # frees the blocks of what was inline, for DuckDB to use again
         damage = [*broken, *(damaged | outcome.damaged).values()]
