@@ -15,8 +15,8 @@ from tensordb.errors import FormatError, IntegrityError
 from tensordb.search.blocks import Block, BlockCache, block_of
 from tensordb.search.plan import Part
 
-_WORTH_WHOLE = 8
-"""A page is decoded whole, and kept, when at least one of so many of its rows is wanted."""
+_WORTH_WHOLE = 32
+"""A page is decoded whole, and kept, when one of so many of its rows is wanted: by then single rows cost as much."""
 
 Ints = NDArray[np.int64]
 

@@ -269,7 +269,7 @@ def test_very_large_and_very_small_vectors_are_compared_like_others(data: Tensor
 
 
 def test_vectors_larger_than_a_page_are_compared(data: TensorStorage) -> None:
-    vectors = [torch.randn(300_000) for _ in range(6)]
+    vectors = [torch.randn(70_000) for _ in range(5)]
     for i, vector in enumerate(vectors):
         data.insert("data", vector, {"i": i})
     query = vectors[3] + vectors[1] / 2
