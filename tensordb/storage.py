@@ -150,7 +150,8 @@ class TensorStorage:
 
         Args:
             name: The dataset.
-            tensor: Any dense tensor of any dtype, shape, strides and device. The values of this moment are stored.
+            tensor: Any dense tensor of any dtype, shape, strides and device, or an array: of NumPy, or whatever has
+                ``__dlpack__``, ``__array_interface__`` or ``__array__``. The values of this moment are stored.
             metadata: JSON-like values, datetimes, and scalars of NumPy and torch, by text keys.
             record_id: An id of your own, the name that the config's rules go by; generated when None.
 
@@ -177,7 +178,7 @@ class TensorStorage:
 
         Args:
             name: The dataset.
-            tensors: A stacked tensor ``[N, ...]``, or an iterable, which may be larger than memory.
+            tensors: A stacked tensor or array ``[N, ...]``, or an iterable of them, which may be larger than memory.
             metadata: One mapping a record: a sequence or iterable, an Arrow table or a DataFrame.
             record_ids: Ids of your own, the names that the config's rules go by; generated when None.
             progress: Show a progress bar.

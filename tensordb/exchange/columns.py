@@ -179,7 +179,7 @@ def _is_ours(kind: pa.DataType) -> bool:
     data, shape = kind.field(0).type, kind.field(1).type
     if not (_is_list(shape) and pa.types.is_integer(shape.value_type)):
         return False
-    binary = pa.types.is_binary(data) or pa.types.is_large_binary(data)
+    binary = pa.types.is_binary(data) or pa.types.is_large_binary(data) or pa.types.is_binary_view(data)
     if kind.num_fields == 3:
         return bool(binary and kind.field(2).name == "dtype")
     return bool(kind.num_fields == 2 and _is_list(data) and data.value_type in _NAMES)

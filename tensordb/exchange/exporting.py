@@ -12,7 +12,7 @@ from tensordb.datasets import queries
 from tensordb.datasets.insertion import progress_bar
 from tensordb.datasets.lookup import Params
 from tensordb.engine import Database
-from tensordb.errors import AlreadyExistsError, InvalidInputError
+from tensordb.errors import AlreadyExistsError, ConflictError, InvalidInputError
 from tensordb.exchange import images, selecting, stacks
 from tensordb.exchange.importing import format_of
 from tensordb.exchange.publishing import publication
@@ -34,7 +34,7 @@ class Exporting:
     `to_pandas`, `to_polars` and `to_numpy` hold the result.
     """
 
-    _db: Database
+    _db: Database | None
     name: str
     where: str | None
     params: Params
@@ -142,6 +142,8 @@ class Exporting:
         return tabling.reader_of(selected, layout).__arrow_c_stream__(requested_schema)
 
     def _selected(self) -> Selected:
+        if self._db is None:
+            raise ConflictError(f"{self.name!r} is a copy without a database, as workers have it; export the original")
         return selecting.select(self._db, self.name, self._selection())
 
     def _selection(self) -> Selection:

@@ -23,7 +23,6 @@ from tensordb.catalog.fields import FieldType, ListOf, StructOf
 from tensordb.errors import IntegrityError
 
 KEY = b"tensordb.columns"
-DOCUMENT = "tensordb.document"
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from tensordb.catalog.records import Selection
 from tensordb.datasets import lookup
 from tensordb.engine import Database
 from tensordb.errors import ConflictError, InvalidInputError
-from tensordb.exchange.marks import DOCUMENT
 from tensordb.model import TensorSpec
 from tensordb.tensors import nbytes_of
 
 PART_NBYTES = 16 << 20
 """Raw bytes from which on a part is large enough; it has at most `lookup.SCAN_NBYTES` more, or one record."""
 _PART_RECORDS = 65536
+DOCUMENT = "tensordb.document"
+"""Column of exact metadata."""
 OURS = ("record_id", "created_at", "tensor")
 _PREFIX = "metadata."
 Numbers = np.ndarray[Any, np.dtype[np.int64]]

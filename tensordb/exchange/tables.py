@@ -36,15 +36,32 @@ def from_arrow(source: Any, asked: Asked, where: str) -> Source:
         return from_batches(source.schema, [source], asked, where, source.num_rows)
     if isinstance(source, pa.Table):
         return from_batches(source.schema, source.to_batches(), asked, where, source.num_rows)
+    if isinstance(source, pa.Array | pa.ChunkedArray) or not hasattr(source, "__arrow_c_stream__"):
+        source = _as_table(source, where)
     with _named(where):
         if hasattr(source, "scanner"):
             reader = source.scanner(batch_size=1024, batch_readahead=1, fragment_readahead=1).to_reader()
         elif isinstance(source, pa.RecordBatchReader):
             reader = source
         else:
-            reader = pa.RecordBatchReader.from_stream(source)
+            try:
+                reader = pa.RecordBatchReader.from_stream(source)
+            except pa.ArrowInvalid:  # the values of one column, such as a Series
+                reader = pa.table({"tensor": pa.chunked_array(source)}).to_reader()
     total = getattr(source, "height", None)  # of polars; others would have to run a query
     return from_batches(reader.schema, reader, asked, where, total if isinstance(total, int) else None)
+
+
+def _as_table(source: Any, where: str) -> Any:
+    """Return an array as a table of one column, structs as one of their fields; a dataset of Arrow as it is."""
+    if hasattr(source, "scanner"):
+        return source
+    with _named(where):
+        if not isinstance(source, pa.Array | pa.ChunkedArray):
+            source = pa.array(source)
+        if isinstance(source, pa.StructArray):
+            return pa.Table.from_struct_array(source)
+        return pa.table({"tensor": source})
 
 
 def from_ipc(path: Path, asked: Asked) -> Source:

@@ -99,7 +99,7 @@ def to_polars(selected: Selected, columns: Sequence[Column], bar: Any = None) ->
 def write_parquet(file: BinaryIO, selected: Selected, layout: Layout, bar: Any = None) -> None:
     """Write a Parquet file: a row group for each batch.
 
-    Only texts have dictionaries: of the dictionaries of floats all NaN are one value, which would lose bits.
+    Only texts have dictionaries: the elements of tensors hardly come twice.
     """
     texts = [each.name for each in layout.schema if each.type == pa.string()]
     plain = [each.name for each in layout.columns if each.role not in ("tensor", "document")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -59,6 +61,7 @@ LABELLED: dict[str, Callable[[], Any]] = {
     "pandas with arrays": lambda: pd.DataFrame({"x": list(X), "label": LABELS}, index=list("vwxyz")),
     "a relation of DuckDB": lambda: duckdb.from_arrow(pl.DataFrame({"x": X, "label": LABELS}).to_arrow()),
     "Hugging Face": lambda: Dataset.from_dict({"x": X, "label": LABELS}).cast_column("x", Array2D((3, 2), "float32")),
+    "structs of Arrow": lambda: table().to_struct_array().combine_chunks(),
     "pairs": lambda: list(zip(torch.from_numpy(X), LABELS, strict=True)),
     "pairs with metadata": lambda: ((row, {"label": label}) for row, label in zip(X, LABELS, strict=True)),
     "dicts": lambda: iter([{"x": row, "label": label} for row, label in zip(X, LABELS, strict=True)]),
@@ -97,6 +100,21 @@ def test_a_stack_comes_in_row_by_row_with_metadata_beside_it(db: TensorStorage, 
     )
     assert torch.equal(torch.stack([record.tensor for record in found]), expected)
     assert [record.metadata for record in found] == rows
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([[1.0], [2.0]]), pa.chunked_array([[[1.0]], [[2.0]]]), pl.Series([[1.0], [2.0]])]
+)
+def test_one_column_of_arrow_comes_in_by_itself(db: TensorStorage, column: Any) -> None:
+    db.import_from("data", column)
+    assert [tensor.tolist() for tensor in db.get_dataset("data")] == [[1.0], [2.0]]
+
+
+def test_to_import_tensordb_loads_nothing_that_only_an_exchange_needs() -> None:
+    names = ["pyarrow", "PIL", "pandas", "polars", "datasets"]
+    program = f"import sys, tensordb; print([name for name in {names} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_anything_that_speaks_dlpack_or_the_array_interface_is_a_tensor(db: TensorStorage) -> None:
