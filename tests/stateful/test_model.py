@@ -13,8 +13,8 @@ import pytest
 
 from .running import run_model
 
-EXAMPLES = int(os.environ.get("TENSORDB_MODEL_EXAMPLES", "10"))
-STEPS = int(os.environ.get("TENSORDB_MODEL_STEPS", "40"))
+EXAMPLES = int(os.environ.get("TENSORDB_MODEL_EXAMPLES", "6"))
+STEPS = int(os.environ.get("TENSORDB_MODEL_STEPS", "35"))
 SEED = int(os.environ.get("TENSORDB_MODEL_SEED", random.SystemRandom().randrange(2**32)))
 
 
