@@ -10,10 +10,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from tensordb.catalog import schema
-from tensordb.datasets import queries
+from tensordb.datasets import lookup, queries
 from tensordb.datasets.lookup import Params
+from tensordb.datasets.showing import Label, dataset_html, grid
 from tensordb.engine import Database
-from tensordb.errors import InvalidInputError
+from tensordb.errors import ConflictError, InvalidInputError
+from tensordb.exchange.exporting import Exporting
 from tensordb.feeding.collating import Mixed
 from tensordb.feeding.index import TENSOR, take_index
 from tensordb.feeding.items import Items, names_of
@@ -25,7 +27,7 @@ from tensordb.feeding.stream import TensorStream
 BUFFER_NBYTES = 32 << 20
 
 
-class TensorDataset(Dataset[Any]):
+class TensorDataset(Exporting, Dataset[Any]):
     """The records of a dataset as they were when this was made, for `torch.utils.data.DataLoader`.
 
     An item is the tensor, or with several columns a tuple of them. Reading needs no catalog: in workers no database is
@@ -33,7 +35,8 @@ class TensorDataset(Dataset[Any]):
     hold the records are kept on the disk until this object and its streams are gone. It goes on when the storage is
     closed.
 
-    Made by `TensorStorage.dataset`.
+    Made by `TensorStorage.dataset`. It can be given out, too (`to_arrow`, `to_pandas`, `to_numpy`, `to_parquet`,
+    `export`, ...), and looked at (`grid`): both ask the storage, which has to be open, for the records of now.
 
     Attributes:
         name: The dataset.
@@ -137,12 +140,25 @@ class TensorDataset(Dataset[Any]):
         )
         return TensorStream(plan)
 
+    def grid(self, n: int = 16, *, label: Label = None, columns: int | None = None) -> Any:
+        """Draw the tensors of the first `n` records side by side; arguments and errors are those of `tensordb.grid`."""
+        page = lookup.page(self._opened(), self.name, 0, lookup.check_count(n, "n"), self._selection())
+        return grid(page.records, n, label=label, columns=columns)
+
     def __repr__(self) -> str:
         return f"TensorDataset({self.name!r}, {len(self):,} records)"
+
+    def _repr_html_(self) -> str:
+        return dataset_html(self._opened(), self.name, self._selection())
 
     def __getstate__(self) -> dict[str, Any]:
         # Who unpickles it relies on this object for the pin.
         return {**self.__dict__, "_db": None, "_pin": None}
+
+    def _opened(self) -> Database:
+        if self._db is None:
+            raise ConflictError(f"{self.name!r} is a copy without a database, as workers have it; show the original")
+        return self._db
 
     def _position(self, index: Any) -> int:
         try:
