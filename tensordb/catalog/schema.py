@@ -95,7 +95,16 @@ def weight_tables(con: duckdb.DuckDBPyConnection) -> None:
 
 
 @step
-def history_views(con: duckdb.DuckDBPyConnection) -> None:
+def statistics_indexes_and_damage(con: duckdb.DuckDBPyConnection) -> None:
+    """Give records statistics, datasets indexes, damaged payloads a table, and the history its present views."""
+    _history_views(con)
+    _statistics_columns(con)
+    # Each index is a table of its own, made when it is asked for.
+    con.execute("ALTER TABLE tensordb.datasets ADD COLUMN indexes VARCHAR")
+    con.execute("CREATE TABLE tensordb.damaged (segment BIGINT, position BIGINT, PRIMARY KEY (segment, position))")
+
+
+def _history_views(con: duckdb.DuckDBPyConnection) -> None:
     """Create the views that users ask in SQL, ``history.…``, in place of those that earlier releases made."""
     con.execute("DROP SCHEMA IF EXISTS history CASCADE")
     con.execute("CREATE SCHEMA history")
@@ -145,8 +154,7 @@ def _weight_view(con: duckdb.DuckDBPyConnection) -> None:
             LEFT JOIN tensordb.deltas d ON d.object_id = w.object_id""")
 
 
-@step
-def statistics_columns(con: duckdb.DuckDBPyConnection) -> None:
+def _statistics_columns(con: duckdb.DuckDBPyConnection) -> None:
     """Give each dataset its column of statistics, NULL for the records that there are, and show it in the view."""
     kinds = "min DOUBLE, max DOUBLE, mean DOUBLE, std DOUBLE, norm DOUBLE, zeros BIGINT, non_finite BIGINT"
     typed = "SELECT table_name FROM duckdb_columns() WHERE schema_name = 'tensordb' AND column_name = 'metadata'"
@@ -162,18 +170,6 @@ def statistics_columns(con: duckdb.DuckDBPyConnection) -> None:
             f"s.shape, s.nbytes, {metadata} AS metadata, r.stats "
             f"FROM tensordb.{table} r JOIN tensordb.specs s ON r.spec_id = s.spec_id"
         )
-
-
-@step
-def damage_table(con: duckdb.DuckDBPyConnection) -> None:
-    """Create the table of the places whose payloads were found damaged."""
-    con.execute("CREATE TABLE tensordb.damaged (segment BIGINT, position BIGINT, PRIMARY KEY (segment, position))")
-
-
-@step
-def index_columns(con: duckdb.DuckDBPyConnection) -> None:
-    """Let datasets have indexes; each is a table of its own, made when it is asked for."""
-    con.execute("ALTER TABLE tensordb.datasets ADD COLUMN indexes VARCHAR")
 
 
 def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:
