@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.faults import long_flips, long_nth_failure, long_power_cut
 from tests.faults.crowding import crowd
 from tests.faults.killing import kill_often, killer
 from tests.faults.soaking import assert_plateau, figures_of, soak
+from tests.hostile import long_documents
 from tests.stateful.running import run_model
 
 Figures = dict[str, float]
@@ -76,7 +78,28 @@ def soaked(seconds: float, seed: int) -> Figures:
     return figures_of(measured)
 
 
-ATTACKS: dict[str, Attack] = {"model": model, "kill": kill, "crowd": in_a_crowd, "soak": soaked}
+def _unbroken(run: Callable[[float, int], dict[str, int]]) -> Attack:
+    """Return an attack that counts the promises it broke, made to raise for them."""
+
+    def attack(seconds: float, seed: int) -> Figures:
+        figures = run(seconds / 60, seed)
+        if figures.get("promises broken"):
+            raise AssertionError(f"{figures}; each is printed above; repeat with --seed {seed}")
+        return dict(figures)
+
+    return attack
+
+
+ATTACKS: dict[str, Attack] = {
+    "model": model,
+    "kill": kill,
+    "failure": _unbroken(long_nth_failure.run),
+    "power": _unbroken(long_power_cut.run),
+    "flips": _unbroken(long_flips.run),
+    "crowd": in_a_crowd,
+    "soak": soaked,
+    "documents": _unbroken(long_documents.run),
+}
 """By the names that the command takes."""
 
 
