@@ -133,9 +133,14 @@ class SegmentMaps:
         return found.view[location.offset : end]
 
     def _make_room(self, segment: int) -> None:
-        """Drop the map of this segment, or one that was not read since the last time round."""
+        """Drop the map of this segment, or else those of removed ones, and one that was not read since the last round.
+
+        A map keeps the bytes of a removed file on the disk.
+        """
         if self._maps.pop(segment, None) is not None:
             return
+        for each in [each for each in self._maps if not segment_path(self._folder, each).exists()]:
+            del self._maps[each]
         while len(self._maps) >= self._most:
             oldest = next(iter(self._maps))
             entry = self._maps.pop(oldest)

@@ -31,6 +31,28 @@ def test_another_process_reads_what_was_flushed(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at descriptors as Linux shows them")
+def test_the_space_of_removed_segments_is_let_go_when_another_is_read(tmp_path: Path) -> None:
+    def held() -> list[str]:
+        links = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        return [each for each in links if each.startswith(str(tmp_path)) and each.endswith("(deleted)")]
+
+    writer = opened(tmp_path, max_segment_bytes=1000)
+    reader = SegmentStore(tmp_path, read_only=True, database_id=DATABASE)
+    for number in range(4):
+        assert reader.read(writer.append([bytes([number]) * 900])) == bytes([number]) * 900
+    writer.close()
+    writer = opened(tmp_path, max_segment_bytes=1000)
+    assert all(writer.remove(info.id) for info in writer.segments())
+    assert len(held()) == 4
+    last = writer.append([b"last" * 200])
+    assert reader.read(last) == b"last" * 200
+    gc.collect()
+    assert held() == []
+    writer.close()
+    reader.close()
+
+
 def test_reader_follows_a_file_that_grew_after_it_was_mapped(tmp_path: Path) -> None:
     writer = opened(tmp_path)
     first = writer.append([b"first"])
