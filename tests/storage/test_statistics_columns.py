@@ -104,6 +104,8 @@ def test_a_database_of_an_earlier_release_is_upgraded_and_its_records_have_none(
         for number, name in ((1, "with fields"), (2, "without")):
             con.execute(f'DROP VIEW "{name}"')
             con.execute(f"ALTER TABLE tensordb.records_{number} DROP COLUMN stats")
+        con.execute("ALTER TABLE tensordb.datasets DROP COLUMN indexes")
+        con.execute("DROP TABLE tensordb.damaged")
         con.execute("UPDATE tensordb.info SET value = '3' WHERE name = 'format'")
     with TensorStorage(tmp_path) as db:
         new = db.insert("with fields", torch.full((3,), 2.0), {"a": 2, "b": "more"})
