@@ -217,7 +217,10 @@ def _torn(file: File) -> bytes:
         return bytes(file.durable)
     offset, data = file.pending[-1]
     kept = max(0, (offset + len(data) // 2) // SECTOR * SECTOR - offset)
-    return bytes(file.content([*file.pending[:-1], (offset, data[:kept])], min(file.size, offset + kept)))
+    writes = [*file.pending[:-1], (offset, data[:kept])]
+    # A write within the file, torn, takes away nothing that lies behind it.
+    reach = max(len(file.durable), *(begin + len(part) for begin, part in writes))
+    return bytes(file.content(writes, min(file.size, reach)))
 
 
 _BYTES: dict[str, Callable[[File], bytes]] = {
