@@ -8,23 +8,29 @@ segment files, those of deleted records that were not reclaimed yet among them.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
+from tensordb import files
 from tensordb.catalog.locks import CatalogLocks
+from tensordb.catalog.rebuilding import rebuild
 from tensordb.encoding.reading import PayloadReader
 from tensordb.errors import AlreadyExistsError, FormatError, IntegrityError, NotFoundError, StoreError, TensorDBError
 from tensordb.maintenance import RepairReport
 from tensordb.payloads.base import ALIGNMENT
-from tensordb.payloads.files import make_folders, store_error
+from tensordb.payloads.files import make_folders, store_error, write_all
 from tensordb.payloads.layout import HEADER_BYTES
 from tensordb.storage import TensorStorage
 
 DATASET = "salvaged"
 """Where tensors go whose names are lost."""
+_PIECE = 1 << 20
+"""Bytes that are copied at once, and given up together where the disk returns an error."""
 _BEGIN = b"TDB\x01"
 _TRIED = 16
 """Ends of a payload that are tried: bytes inside it may look like the beginning of the next."""
@@ -68,14 +74,39 @@ def salvage(source: Path, target: Path, *, busy_timeout: float = 30.0) -> Repair
 def _copy(source: Path, target: Path) -> list[str]:
     """Copy the files of a database; return which cannot be read."""
     lost = []
-    (target / "segments").mkdir()
+    make_folders(target / "segments")
     segments = sorted((source / "segments").glob("*.seg"))
     for file in [source / "catalog.duckdb", source / "catalog.duckdb.wal", *segments]:
         if file.exists():
             try:
-                shutil.copyfile(file, target / file.relative_to(source))
+                content = file.open("rb")
             except OSError as error:
                 lost.append(f"{file.relative_to(source)} cannot be read: {error.strerror}")
+                continue
+            with content:
+                lost += _copy_file(content, target / file.relative_to(source))
+    files.sync_directory(target / "segments")
+    files.sync_directory(target)
+    return lost
+
+
+def _copy_file(content: BinaryIO, place: Path) -> list[str]:
+    """Copy a file to the disk; return what of it cannot be read, in whose place there are zeros."""
+    lost = []
+    descriptor = files.open_file(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        nbytes = os.fstat(content.fileno()).st_size
+        for begin in range(0, nbytes, _PIECE):
+            try:
+                piece = os.pread(content.fileno(), _PIECE, begin)
+            except OSError as error:
+                end = min(begin + _PIECE, nbytes)
+                lost.append(f"bytes {begin} to {end} of {place.name} cannot be read: {error.strerror}")
+                piece = bytes(end - begin)
+            write_all(descriptor, [memoryview(piece)])
+        files.sync_file(descriptor)
+    finally:
+        os.close(descriptor)
     return lost
 
 
@@ -85,28 +116,43 @@ def _with_catalog(target: Path) -> RepairReport:
     lost: list[str] = []
     while (target / "catalog.duckdb").exists():
         try:
-            with TensorStorage(target) as db:
-                found = db.maintenance.repair()
-            return replace(found, not_salvaged=tuple(lost))
+            return _repaired(target, lost)
         except FormatError:
             raise
         except (IntegrityError, StoreError) as error:
             if log.exists():
                 lost.append(f"the catalog's write-ahead log, with what was written last: {error}")
-                log.unlink()
+                files.unlink(log)
                 continue
             lost.append(f"the catalog, with names, metadata, checkpoints and the smallest tensors: {error}")
             break
     return _from_segments(target, lost)
 
 
+def _repaired(target: Path, lost: list[str]) -> RepairReport:
+    """Repair the copy, with a catalog that is written anew where blocks of it are damaged."""
+    try:
+        with TensorStorage(target) as db:
+            found = db.maintenance.repair()
+        return replace(found, not_salvaged=tuple(lost))
+    except IntegrityError:
+        more = rebuild(target / "catalog.duckdb")
+    with TensorStorage(target) as db:
+        for name in db.list_datasets():
+            for each in db.list_indexes(name):
+                db.drop_index(name, each)
+                db.create_index(name, each)
+        found = db.maintenance.repair()
+    return replace(found, not_salvaged=(*lost, *more))
+
+
 def _from_segments(target: Path, lost: list[str]) -> RepairReport:
     """Make the database anew of the tensors in its segments, one after the other."""
     old = target / "segments.old"
-    (target / "segments").rename(old)
-    for name in ("catalog.duckdb", "catalog.duckdb.wal", "catalog.duckdb.new"):
+    files.rename(target / "segments", old)
+    for name in ("catalog.duckdb", "catalog.duckdb.wal", "catalog.duckdb.new", "catalog.duckdb.rebuilt"):
         with contextlib.suppress(FileNotFoundError):
-            (target / name).unlink()
+            files.unlink(target / name)
     count = 0
     with TensorStorage(target) as db:
         db.create_dataset(DATASET)

@@ -16,11 +16,13 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from tensordb import files
+from tensordb.catalog import blocks
 from tensordb.catalog.failures import is_interrupt, translate, translated
 from tensordb.catalog.generation import Generation
 from tensordb.catalog.lease import CatalogLease
@@ -29,6 +31,7 @@ from tensordb.catalog.rows import first, run
 from tensordb.errors import (
     AlreadyExistsError,
     ConflictError,
+    IntegrityError,
     InvalidInputError,
     NotFoundError,
     ReadOnlyError,
@@ -129,6 +132,25 @@ class Catalog:
             except BaseException:
                 self._lease.discard()  # DuckDB takes no statement after a checkpoint that failed
                 raise
+
+    def check_blocks(self) -> int:
+        """Compare the checksums of DuckDB's blocks, those of indexes included; return how many were compared.
+
+        Raises:
+            IntegrityError: One does not match.
+        """
+        with self._leased("reading the catalog's blocks", write=False) as con:
+            (path,) = first(con.execute("SELECT path FROM duckdb_databases() WHERE NOT internal")) or (None,)
+            if path is None:  # in memory
+                return 0
+            self._lease.discard()  # reading the file lets go of DuckDB's lock on it
+            found = blocks.check(Path(path))
+        if found.damaged:
+            raise IntegrityError(
+                f"the catalog is damaged: in {path} the checksum of {', '.join(found.damaged[:9])} does not match; "
+                "restore the file from a backup, or save what can be read with `tensordb repair PATH TARGET`"
+            )
+        return found.compared
 
     def forget(self) -> None:
         """Drop everything remembered."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults import long_flips, long_nth_failure, long_power_cut
+from tests.faults import long_flips, long_nth_failure, long_power_cut, long_sweep
 from tests.faults.crowding import crowd
 from tests.faults.killing import kill_often, killer
 from tests.faults.soaking import assert_plateau, figures_of, soak
@@ -96,6 +96,7 @@ ATTACKS: dict[str, Attack] = {
     "failure": _unbroken(long_nth_failure.run),
     "power": _unbroken(long_power_cut.run),
     "flips": _unbroken(long_flips.run),
+    "sweep": _unbroken(long_sweep.run),
     "crowd": in_a_crowd,
     "soak": soaked,
     "documents": _unbroken(long_documents.run),
