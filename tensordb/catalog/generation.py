@@ -14,6 +14,7 @@ import mmap
 import os
 from pathlib import Path
 
+from tensordb import files
 from tensordb.errors import StoreError
 
 _NBYTES = 16
@@ -92,7 +93,8 @@ def _mapped(path: Path, *, writable: bool) -> mmap.mmap | None:
             if not writable:
                 return None
             # By a write, which reserves the space: a map over a hole may end the process where the disk is full.
-            os.pwrite(descriptor, os.urandom(_NBYTES), 0)
+            if files.write_at(descriptor, os.urandom(_NBYTES), 0) < _NBYTES:
+                return None
         return mmap.mmap(descriptor, _NBYTES, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
     finally:
         os.close(descriptor)
@@ -109,7 +111,7 @@ def _overwrite(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            os.pwrite(descriptor, os.urandom(_NBYTES), 0)
+            files.write_at(descriptor, os.urandom(_NBYTES), 0)
         finally:
             os.close(descriptor)
     except OSError as error:

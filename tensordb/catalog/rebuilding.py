@@ -7,6 +7,7 @@ nothing that the records do not, and a row missing in one would hide a record.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def rebuild(path: Path) -> list[str]:
         StoreError: The file system refuses.
     """
     fresh = path.with_name(f"{path.name}.rebuilt")
-    fresh.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        files.unlink(fresh)
     with translated("writing the catalog anew"):
         names = _copy_schema(path, fresh)
         lost = {name: rows for name in names if (rows := _copy_table(path, fresh, name))}
@@ -45,7 +47,8 @@ def rebuild(path: Path) -> list[str]:
             raise IntegrityError(f"the catalog's table {essential[0]!r} cannot be read")
         told = [f"up to {rows:,} rows of the catalog's table {name!r}" for name, rows in lost.items()]
         told += _reconcile(fresh) if lost else []
-    connection.log_of(path).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        files.unlink(connection.log_of(path))
     files.rename(fresh, path)
     files.sync_directory(path.parent)
     return told

@@ -8,6 +8,7 @@ path again replaces the checkpoint that was there, and removing the path deletes
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -18,11 +19,13 @@ from typing import Any
 
 import torch
 
+from tensordb import files
 from tensordb.checkpoints.checkpoint import Checkpoint
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.errors import CheckpointNotFoundError, InvalidInputError, MissingDependencyError
 from tensordb.integrations.lightning_parts import checkpoint_of, numbers_of, roles_of
 from tensordb.integrations.opening import Opening
+from tensordb.payloads.files import make_folders, store_error, write_all
 from tensordb.storage import TensorStorage
 
 _BASES = ("lightning.fabric.plugins.io.checkpoint_io", "lightning_fabric.plugins.io.checkpoint_io")
@@ -124,7 +127,7 @@ class TensorDBCheckpointIO:
             if found is not None:
                 self._db.checkpoints.delete(found)
         if os.path.islink(text) or _read_pointer(text):
-            os.unlink(text)
+            files.unlink(text)
 
     def teardown(self) -> None:
         """Wait until everything is written, and close the database if this opened it."""
@@ -212,10 +215,21 @@ def _write_pointer(path: str, facts: Mapping[str, str]) -> None:
     if "://" in path:
         return
     place = Path(path)
-    place.parent.mkdir(parents=True, exist_ok=True)
     new = place.with_name(f".{place.name}.{facts['key']}.part")
-    new.write_text(json.dumps(facts) + "\n")
-    os.replace(new, place)
+    try:
+        make_folders(place.parent)
+        descriptor = files.open_file(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            write_all(descriptor, [memoryview(f"{json.dumps(facts)}\n".encode())])
+            files.sync_file(descriptor)
+        finally:
+            os.close(descriptor)
+        files.rename(new, place)
+        files.sync_directory(place.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            files.unlink(new)
+        raise store_error("writing the pointer", path, error) from error
 
 
 def _read_pointer(path: str) -> Mapping[str, Any]:
