@@ -114,7 +114,7 @@ def test_salvage_keeps_everything_when_only_the_write_ahead_log_is_damaged(folde
         assert contents(db) == before
 
 
-@pytest.mark.parametrize("block", [1, 7, 34])
+@pytest.mark.parametrize("block", [1, 7, 20])
 def test_salvage_keeps_all_but_the_rows_of_a_damaged_block_of_the_catalog(tmp_path: Path, block: int) -> None:
     folder, new = tmp_path / "db", tmp_path / "new"
     build(folder)
@@ -128,12 +128,10 @@ def test_salvage_keeps_all_but_the_rows_of_a_damaged_block_of_the_catalog(tmp_pa
     report = salvage(folder, new)
     with TensorStorage(new) as db:
         assert db.verify().damaged == ()
-        if not db.dataset_exists("d"):  # a block with the tables that say what all others mean
-            assert "names, metadata" in report.not_salvaged[0]
-            return
         found = {record.id: (digest(record.tensor), record.metadata) for record in db.scan("d")}
         assert found.items() <= expected.items()
         assert len(found) == len(expected) or not report.ok
+        assert len(found) > 15, "what lay in other blocks is kept"
         few = [key for key, (_, document) in found.items() if document.get("text") == "5"]
         assert sorted(record.id for record in db.query("d", "metadata.text = '5'")) == sorted(few)
         db.insert_many("d", torch.zeros(3, 4))

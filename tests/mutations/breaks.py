@@ -203,7 +203,7 @@ BREAKS = (
         "tensordb/catalog/connection.py",
         '            connection.execute("PRAGMA disable_checkpoint_on_shutdown")',
         "            pass",
-        ("tests/catalog/test_lease_fork.py", "-k", "any_ending"),
+        ("tests/catalog/test_lease_fork.py", "-k", "survives_its_own_kill"),
     ),
     Break(
         "repair lets damaged records stay",
@@ -211,5 +211,19 @@ BREAKS = (
         "                objects.release(con, records.delete(con, row, [each.seq for each in found]))",
         "                pass",
         ("tests/faults/test_repair.py", "-k", "names_it"),
+    ),
+    Break(
+        "blocks of the catalog are not compared",
+        "tensordb/catalog/blocks.py",
+        "int(np.bitwise_xor.reduce(words[1:] * _FACTOR)) ^ _SEED == int(words[0])",
+        "True",
+        ("tests/faults/test_sweep.py", "-k", "held_to_its_checksum or names_a_damaged"),
+    ),
+    Break(
+        "salvage gives up a catalog for one damaged block",
+        "tensordb/salvage.py",
+        '        more = rebuild(target / "catalog.duckdb")',
+        "        raise",
+        ("tests/faults/test_repair.py", "-k", "rows_of_a_damaged_block"),
     ),
 )
