@@ -44,7 +44,7 @@ EVERYTHING = {
     "preset": 1,
 }
 """The operations, with how often each is chosen."""
-MOST = 90
+MOST = 40
 """Records from which on half of them are deleted, which keeps the looks short."""
 
 
