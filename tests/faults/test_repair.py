@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,67 @@ def test_a_missing_segment_costs_what_was_in_it_and_the_rest_works_again(folder:
         assert {record.id for record in db.scan("d")} == kept
         db.insert("d", made(1, 9_000))
         assert db.verify().ok
+
+
+def cut(first: Path, second: Path, foreign: Path) -> None:
+    first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
+
+
+def empty(first: Path, second: Path, foreign: Path) -> None:
+    first.write_bytes(b"")
+
+
+def swap(first: Path, second: Path, foreign: Path) -> None:
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def double(first: Path, second: Path, foreign: Path) -> None:
+    shutil.copy(second, first)
+
+
+def replace_by_foreign(first: Path, second: Path, foreign: Path) -> None:
+    shutil.copy(foreign, first)
+
+
+@pytest.mark.parametrize("mishap", [cut, empty, swap, double, replace_by_foreign])
+def test_whatever_happens_to_a_segment_file_verify_finds_it_and_repair_saves_the_rest(
+    folder: Path, tmp_path: Path, mishap: Callable[[Path, Path, Path], None]
+) -> None:
+    with TensorStorage(folder) as holder, TensorStorage(folder) as db:  # each appends to a segment of its own
+        holder.insert("d", made(60, 9_000), record_id="held")
+        db.insert("d", made(61, 9_000), record_id="beside")
+        before = contents(db)
+    build(tmp_path / "foreign")
+    segments = sorted((folder / "segments").iterdir(), key=lambda each: -each.stat().st_size)
+    mishap(segments[0], segments[1], next((tmp_path / "foreign" / "segments").iterdir()))
+    with TensorStorage(folder) as db:
+        assert not db.verify().ok
+        report = db.maintenance.repair(drop_checkpoints=True)
+        assert not report.ok
+        assert db.verify().ok
+        gone = {f"d/{each.record_id}" for each in report.removed_records}
+        gone |= {f"{each.run}@{each.step}" for each in report.damaged_tensors}
+        gone |= {f"{'weight' if each.base_hash is None else 'delta'} {each.hash}" for each in report.removed_weights}
+        kept = {key: value for key, value in before.items() if key not in gone and key != "dataset d"}
+        found = contents(db)
+        assert found.pop("dataset d") == sum(key.startswith("d/") for key in kept)
+        assert found == kept
+
+
+def test_a_copy_of_a_segment_under_another_name_is_told_from_it_and_collected(folder: Path) -> None:
+    (segment,) = (folder / "segments").iterdir()
+    copy = segment.with_name(f"{'5' * 16}.seg")
+    shutil.copy(segment, copy)
+    with TensorStorage(folder) as db:
+        before = contents(db)
+        assert db.verify().ok
+        db.maintenance.gc()
+        assert contents(db) == before
+        assert db.verify().ok
+    assert segment.exists()
+    assert not copy.exists()
 
 
 def test_salvage_keeps_everything_when_only_the_write_ahead_log_is_damaged(folder: Path, tmp_path: Path) -> None:
