@@ -262,7 +262,7 @@ class ObjectReader:
 
 def _decode_one(reader: PayloadReader, page_row: int | None, index: Any, out: torch.Tensor | None) -> torch.Tensor:
     if page_row is not None:
-        tensor = reader.decode_rows([page_row])[0] if index is None else reader.decode_index(_within(page_row, index))
+        tensor = reader.decode_row(page_row) if index is None else reader.decode_index(_within(page_row, index))
     elif index is not None:
         tensor = reader.decode_index(index)
     else:
