@@ -40,15 +40,20 @@ def get(
     copy: bool = True,
 ) -> Record:
     """Return one record, or what `index` picks of its tensor; with `copy` false a view of what is stored."""
+    # What a transaction reads may never be committed: it asks the catalog.
+    if (
+        db.cache is not None
+        and copy is True
+        and (out is None or isinstance(out, torch.Tensor))
+        and not db.catalog.in_own_transaction
+    ):
+        return cached.get(db, db.cache, name, record_id, index, out, device)
     if not isinstance(copy, bool):
         raise InvalidInputError(f"copy is {copy!r}; give True for a tensor of your own, False for a view")
     if not copy and (out is not None or device is not None):
         raise InvalidInputError("copy=False views what is stored, where it is; drop it, or out= and device=")
     if out is not None and not isinstance(out, torch.Tensor):
         raise InvalidInputError(f"out= is a {type(out).__name__}; give a tensor like the result")
-    # What a transaction reads may never be committed: it asks the catalog.
-    if copy and db.cache is not None and not db.catalog.in_own_transaction:
-        return cached.get(db, db.cache, name, record_id, index=index, out=out, device=device)
     with db.catalog.read() as con:
         row = find_row(db, con, name, record_id)
         located = db.reader.locate(con, name, [row])

@@ -23,7 +23,7 @@ from tensordb.catalog.session import Catalog
 from tensordb.encoding.reading import PayloadReader, decode_rows_many
 from tensordb.encoding.workers import for_each
 from tensordb.engine.caching import Place, TensorCache
-from tensordb.engine.sources import Source, naming, open_payload
+from tensordb.engine.sources import Source, named, naming, open_payload
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.forks import mend_after_fork
 from tensordb.model import Encoding
@@ -93,11 +93,7 @@ class ObjectReader:
 
     def tensor(self, located: Located, *, index: Any = None, out: torch.Tensor | None = None) -> torch.Tensor:
         """Decode the only record of `located`, or what `index` picks of it, into `out` when given."""
-        row = located.rows[0]
-        source = located.sources[row.source]
-        with _naming(located.dataset, row, source.location):
-            self._check(source)
-            return _decode_one(source.reader, row.page_row, index, out)
+        return self._decode_row(located, located.rows[0], index, out)
 
     def place(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> Place:
         """Return what a cache may remember of a record, inside a catalog block but no transaction."""
@@ -121,10 +117,12 @@ class ObjectReader:
         `known` says that the catalog was not asked for the place.
         """
         row = place.row
-        with _naming(dataset, row, place.source.location):
+        try:
             source, ripe = cache.source(place, known=known)
             self._check(source)
             tensor = _decode_one(source.reader, row.page_row, index, out)
+        except (IntegrityError, FormatError) as error:
+            raise named(error, _name(dataset, row), row.object_id, place.source.location) from error
         if ripe and index is None:
             cache.keep(place, tensor)
         return tensor
@@ -203,11 +201,15 @@ class ObjectReader:
         for_each(len(rows), work)
         return decoded
 
-    def _decode_row(self, located: Located, row: RecordRow) -> torch.Tensor:
+    def _decode_row(
+        self, located: Located, row: RecordRow, index: Any = None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         source = located.sources[row.source]
-        with _naming(located.dataset, row, source.location):
+        try:
             self._check(source)
-            return _decode_one(source.reader, row.page_row, None, None)
+            return _decode_one(source.reader, row.page_row, index, out)
+        except (IntegrityError, FormatError) as error:
+            raise named(error, _name(located.dataset, row), row.object_id, source.location) from error
 
     def _decode_paged(self, located: Located, paged: dict[bytes, list[int]], result: list[torch.Tensor | None]) -> None:
         alike: dict[tuple[Any, ...], list[bytes]] = {}
@@ -298,4 +300,8 @@ def _per_record(reader: PayloadReader, page_row: int | None) -> Encoding:
 
 
 def _naming(dataset: str, row: RecordRow, location: Location | None) -> AbstractContextManager[None]:
-    return naming(f"record {row.record_id!r} of dataset {dataset!r}", row.object_id, location)
+    return naming(_name(dataset, row), row.object_id, location)
+
+
+def _name(dataset: str, row: RecordRow) -> str:
+    return f"record {row.record_id!r} of dataset {dataset!r}"

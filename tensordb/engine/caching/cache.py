@@ -78,20 +78,20 @@ class TensorCache:
         self.clear()
         mend_after_fork(self)
 
-    def find(self, dataset: str, record_id: str, *, whole: bool) -> tuple[Place, torch.Tensor | None] | None:
+    def find(self, dataset: str, record_id: str, whole: bool) -> tuple[Place, torch.Tensor | None] | None:
         """Return what is known for sure of a record; None when the catalog has to be asked.
 
         Returns:
             Its place, and if the `whole` tensor is wanted and decoded, that tensor, to be copied.
         """
         word = self._generation.records()
+        key = dataset, record_id
         with self._lock:
-            place = self._places.get((dataset, record_id))
+            place = self._places.get(key)
             if place is None or word is None or place.word != word:
                 return None
-            self._places.move_to_end((dataset, record_id))
-            found = self._decoded.get(place.key) if whole else None
-            if found is None:
+            self._places.move_to_end(key)
+            if not whole or (found := self._decoded.get(place.key)) is None:
                 return place, None
             self._counts["decoded_hits"] += 1
             return place, found[0]
