@@ -1,15 +1,16 @@
-"""One record by its id through the cache: a few microseconds where it is decoded, and nobody changed a record."""
+"""Records by their ids through the cache: a few microseconds where they are decoded, and nobody changed a record."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from tensordb import tensors
 from tensordb.catalog import documents
-from tensordb.datasets.finding import find_row
+from tensordb.datasets.finding import find_row, find_rows
 from tensordb.datasets.record import Record
 from tensordb.engine import Database, Place, TensorCache
 from tensordb.engine.reader import fill
@@ -33,16 +34,42 @@ def get(
         place, decoded = found
     else:
         with db.catalog.read() as con:
-            place = db.reader.place(con, name, find_row(db, con, name, record_id))
+            (place,) = db.reader.places(con, name, [find_row(db, con, name, record_id)])
         decoded = cache.note(name, place, whole=index is None)
-    made: _Made = place.made or _make(name, place)
     if decoded is None:
         tensor = db.reader.through(cache, name, place, known=found is not None, index=index, out=out)
         tensor = tensor if device is None else tensor.to(device)
-    elif out is None and device is None and made.clones:
-        tensor = decoded.clone()
     else:
         tensor = _handed_out(decoded, out, device)
+    return _record(name, place, tensor)
+
+
+def get_many(db: Database, cache: TensorCache, name: str, record_ids: Sequence[str]) -> list[Record]:
+    """Return records in the order asked for, all as they were at one moment; outside of transactions."""
+    word, found = cache.find_many(name, record_ids)
+    known = frozenset(found)
+    missing = [each for each in record_ids if each not in found]
+    if missing:
+        with db.catalog.read() as con:
+            # What was known holds beside what is read now only if nobody changed a record in between.
+            if word is None or db.catalog.generation.records() != word:
+                known, missing, found = frozenset(), list(record_ids), {}
+            rows = find_rows(db, con, name, missing)
+            asked = db.reader.places(con, name, list(rows.values()))
+        cache.note_many(name, asked)
+        found = {**found, **{place.row.record_id: place for place in asked}}
+    places = [found[each] for each in record_ids]
+    decoded = cache.decoded(places)
+    rest = [place for place, tensor in zip(places, decoded, strict=True) if tensor is None]
+    fresh = iter(db.reader.through_many(cache, name, rest, known) if rest else ())
+    return [
+        _record(name, place, next(fresh) if tensor is None else _handed_out(tensor, None, None))
+        for place, tensor in zip(places, decoded, strict=True)
+    ]
+
+
+def _record(name: str, place: Place, tensor: torch.Tensor) -> Record:
+    made: _Made = place.made or _make(name, place)
     metadata = documents.unpack(place.row.document) if made.plain is None else made.plain.copy()
     return Record.made(made.known, tensor, metadata)
 
@@ -54,7 +81,8 @@ def _handed_out(decoded: torch.Tensor, out: torch.Tensor | None, device: torch.d
         return filled if device is None else filled.to(device)
     if device is not None and torch.device(device).type != "cpu":
         return decoded.to(device)
-    return tensors.snapshot(decoded, copy=True)
+    # Of complex32 torch warns with each new one that it makes itself.
+    return decoded.clone() if decoded.dtype != torch.complex32 else tensors.snapshot(decoded, copy=True)
 
 
 class _Made(NamedTuple):
@@ -63,12 +91,10 @@ class _Made(NamedTuple):
     Attributes:
         known: Fields of the record, of values that cannot change.
         plain: The metadata, to be copied; None if that takes more than a copy of the mapping.
-        clones: Whether the tensor's own `clone` will do: of complex32 torch warns with each new one.
     """
 
     known: dict[str, Any]
     plain: dict[str, Any] | None
-    clones: bool
 
 
 def _make(name: str, place: Place) -> _Made:
@@ -80,5 +106,5 @@ def _make(name: str, place: Place) -> _Made:
         "encoding": place.source.encoding,
     }
     plain = metadata if _PLAIN.issuperset(map(type, metadata.values())) else None
-    made = place.made = _Made(known, plain, place.source.reader.spec.dtype != "complex32")
+    made = place.made = _Made(known, plain)
     return made

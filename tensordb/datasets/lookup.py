@@ -15,7 +15,7 @@ import torch
 from tensordb.catalog import documents, records
 from tensordb.catalog.records import RecordRow, Selection
 from tensordb.datasets import cached
-from tensordb.datasets.finding import check_id, find_row, not_found
+from tensordb.datasets.finding import check_id, find_row, find_rows
 from tensordb.datasets.record import Page, Record
 from tensordb.engine import Database, Located
 from tensordb.errors import InvalidInputError
@@ -68,12 +68,10 @@ def get_many(db: Database, name: str, record_ids: Sequence[str]) -> list[Record]
     if isinstance(record_ids, str) or not isinstance(record_ids, Iterable):
         raise InvalidInputError(f"record_ids is {record_ids!r}; give a list of ids")
     wanted = [check_id(each) for each in record_ids]
+    if db.cache is not None and wanted and isinstance(name, str) and not db.catalog.in_own_transaction:
+        return cached.get_many(db, db.cache, name, wanted)
     with db.catalog.read() as con:
-        row = db.catalog.known.dataset(con, name)
-        found = db.catalog.known.records(con, row, wanted) if wanted else {}
-        missing = [each for each in wanted if each not in found]
-        if missing:
-            raise not_found(name, missing[0], also=len(missing) - 1)
+        found = find_rows(db, con, name, wanted)
         located = db.reader.locate(con, name, [found[each] for each in wanted])
     return records_of(db, located)
 

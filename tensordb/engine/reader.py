@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,12 +95,13 @@ class ObjectReader:
         """Decode the only record of `located`, or what `index` picks of it, into `out` when given."""
         return self._decode_row(located, located.rows[0], index, out)
 
-    def place(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> Place:
-        """Return what a cache may remember of a record, inside a catalog block but no transaction."""
-        source = self.locate(con, dataset, [row]).sources[row.source]
+    def places(self, con: duckdb.DuckDBPyConnection, dataset: str, rows: Sequence[RecordRow]) -> list[Place]:
+        """Return what a cache may remember of records, inside a catalog block but no transaction."""
+        sources = self.locate(con, dataset, rows).sources
         generation = self._catalog.generation
         generation.open()
-        return Place(row, source, generation.records())
+        word = generation.records()
+        return [Place(row, sources[row.source], word) for row in rows]
 
     def through(
         self,
@@ -126,6 +127,28 @@ class ObjectReader:
         if ripe and index is None:
             cache.keep(place, tensor)
         return tensor
+
+    def through_many(
+        self, cache: TensorCache, dataset: str, places: Sequence[Place], known: Container[str]
+    ) -> list[torch.Tensor]:
+        """Decode records whose tensors no cache has, from memory where their payloads are, all together.
+
+        `known` has the ids of those whose place was not asked of the catalog.
+        """
+        sources: dict[bytes, Source] = {}
+        ripe: list[int] = []
+        for position, place in enumerate(places):
+            row = place.row
+            try:
+                sources[row.source], enough = cache.source(place, known=row.record_id in known)
+            except (IntegrityError, FormatError) as error:
+                raise named(error, _name(dataset, row), row.object_id, place.source.location) from error
+            if enough:
+                ripe.append(position)
+        decoded = self.tensors(Located(dataset, [place.row for place in places], sources))
+        for position in ripe:
+            cache.keep(places[position], decoded[position])
+        return decoded
 
     def view(self, located: Located, *, index: Any = None) -> torch.Tensor:
         """Return the only record of `located`, or what `index` picks of it, as a tensor that aliases what is stored.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,20 +96,44 @@ class TensorCache:
             self._counts["decoded_hits"] += 1
             return place, found[0]
 
+    def find_many(self, dataset: str, record_ids: Iterable[str]) -> tuple[int | None, dict[str, Place]]:
+        """Return what is known for sure of records, by their ids, and the word that it is known under."""
+        word = self._generation.records()
+        found: dict[str, Place] = {}
+        if word is None:
+            return word, found
+        with self._lock:
+            for record_id in record_ids:
+                place = self._places.get((dataset, record_id))
+                if place is not None and place.word == word:
+                    self._places.move_to_end((dataset, record_id))
+                    found[record_id] = place
+        return word, found
+
     def note(self, dataset: str, place: Place, *, whole: bool) -> torch.Tensor | None:
         """Remember a place that the catalog told; return the record's tensor if it is decoded all the same."""
-        row = place.row
+        self.note_many(dataset, (place,))
+        return self.decoded((place,))[0] if whole else None
+
+    def note_many(self, dataset: str, places: Iterable[Place]) -> None:
+        """Remember places that the catalog told."""
         with self._lock:
-            self._counts["lookups"] += 1
-            if place.word is not None and len(row.document or b"") <= _LONGEST_DOCUMENT:
-                before = self._places.pop((dataset, row.record_id), None)
-                place.reads = 0 if before is None else before.reads
-                self._places[dataset, row.record_id] = place
-                if len(self._places) > self._most_places:
-                    self._places.popitem(last=False)
-            found = self._decoded.get(place.key) if whole else None
-            self._counts["decoded_hits"] += found is not None
-            return None if found is None else found[0]
+            for place in places:
+                row = place.row
+                self._counts["lookups"] += 1
+                if place.word is not None and len(row.document or b"") <= _LONGEST_DOCUMENT:
+                    before = self._places.pop((dataset, row.record_id), None)
+                    place.reads = 0 if before is None else before.reads
+                    self._places[dataset, row.record_id] = place
+            while len(self._places) > self._most_places:
+                self._places.popitem(last=False)
+
+    def decoded(self, places: Iterable[Place]) -> list[torch.Tensor | None]:
+        """Return the decoded tensors that there are of these records, to be copied."""
+        with self._lock:
+            found = [self._decoded.get(place.key) for place in places]
+            self._counts["decoded_hits"] += sum(each is not None for each in found)
+        return [None if each is None else each[0] for each in found]
 
     def source(self, place: Place, *, known: bool) -> tuple[Source, bool]:
         """Return what a record is to be decoded from, and whether its tensor is ripe for `keep`.
