@@ -3,14 +3,14 @@
 A tensor of one chunk, or one record of a page, that is stored without a quantizer, as it is or in planes: what has to
 be looked up in its header is looked up once. Everything else goes the way of `chunks` and `gather`, with the same
 result. Invariants: a frame is verified whenever `frames` would verify it; tensors own their memory; threads may share
-a `ShortRead`, since what it works with is the thread's.
+a `ShortReads`, since what it works with is the thread's.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from tensordb.encoding.addresses import address_of, address_of_bytes
 from tensordb.encoding.chunks import Chunks
 from tensordb.encoding.filters import NoFilter, Planes
 from tensordb.encoding.filters.words import WORDS
-from tensordb.encoding.frames import CONSTANT, RAW
+from tensordb.encoding.frames import CONSTANT, RAW, FrameTable
 from tensordb.tensors import dtype_from_name
 
 MOST_NBYTES = 64 << 10
@@ -52,114 +52,124 @@ class _Part(NamedTuple):
     checksum: int
     size: int
     constant: bytes
-    steps: tuple[int, ...]
-    places: tuple[int, ...]
+    steps: range
+    places: list[int]
 
 
-class ShortRead:
-    """One small tensor, ready to be decoded."""
+class ShortReads:
+    """The small tensor of a payload, or the records of a page, ready to be decoded one by one."""
 
-    __slots__ = ("_chunks", "_dtype", "_nbytes", "_parts", "_raw_planes", "_shape", "_width", "_words")
+    __slots__ = ("_chunks", "_dtype", "_nbytes", "_per_chunk", "_planes", "_shape", "_single", "_sizes", "_width")
 
-    def __init__(self, chunks: Chunks, shape: tuple[int, ...], nbytes: int, chunk: int, within: int) -> None:
-        """Take record number `within` of a chunk, or the whole chunk as number 0 of one."""
+    def __init__(self, chunks: Chunks, shape: tuple[int, ...], nbytes: int) -> None:
+        """Take a payload whose tensor, or each of whose records, has this shape and so many bytes."""
         self._chunks = chunks
         # Torch takes a number in half the time that it takes to look into a tuple.
         self._shape = shape[0] if len(shape) == 1 else shape
         self._dtype = dtype_from_name(chunks.descriptor.spec.dtype)
         self._nbytes = nbytes
-        filter_ = chunks.filter
-        sizes = filter_.sizes if isinstance(filter_, Planes) else (1,)
-        self._width = sum(sizes)
-        self._words = nbytes // self._width
-        first = chunk * len(sizes)
-        self._parts = [self._part(first + group, size, within) for group, size in enumerate(sizes)]
-        self._raw_planes: list[list[NDArray[np.uint8]]] | None = None
+        self._sizes = chunks.filter.sizes if isinstance(chunks.filter, Planes) else (1,)
+        self._width = sum(self._sizes)
+        self._per_chunk = chunks.layout.chunk_bytes // nbytes
+        self._single = None if chunks.layout.record_bytes else self._parts(0)
+        self._planes: list[list[NDArray[np.uint8]]] | None = None
 
     @classmethod
     def of(cls, chunks: Chunks) -> Self | None:
-        """Return what reads a tensor of one chunk and one record; None if it is none, or has to go another way."""
-        layout = chunks.layout
-        if layout.chunks != 1 or layout.record_bytes not in (0, layout.nbytes) or not _suits(chunks, layout.nbytes):
-            return None
-        return cls(chunks, chunks.descriptor.spec.shape, layout.nbytes, 0, 0)
-
-    @classmethod
-    def of_record(cls, chunks: Chunks, row: int) -> Self | None:
-        """Return what reads one record of a page, its number from 0; None if it has to go another way."""
+        """Return what reads a tensor of one chunk, or the records of a page; None if it has to go another way."""
         layout, shape = chunks.layout, chunks.descriptor.spec.shape
-        if not layout.record_bytes or not 0 <= row < shape[0] or not _suits(chunks, layout.record_bytes):
+        nbytes = layout.record_bytes or layout.nbytes
+        if not layout.record_bytes and layout.chunks != 1:
             return None
-        chunk, within = divmod(row, layout.chunk_bytes // layout.record_bytes)
-        return cls(chunks, shape[1:], layout.record_bytes, chunk, within)
+        if (
+            not 0 < nbytes <= MOST_NBYTES
+            or chunks.quantizer is not None
+            or type(chunks.filter) not in (Planes, NoFilter)
+            or chunks.descriptor.spec.dtype == "complex32"  # of which torch warns with each new one
+        ):
+            return None
+        return cls(chunks, shape[1:] if layout.record_bytes else shape, nbytes)
 
-    def decode(self) -> torch.Tensor:
-        """Return the tensor.
+    def decode(self, row: int = 0) -> torch.Tensor:
+        """Return the tensor, or the record of this number, which there must be.
 
         Raises:
             IntegrityError: if a frame is damaged.
         """
         chunks, nbytes = self._chunks, self._nbytes
+        parts = self._single or self._parts(row)
         if not chunks.frames.trusted:
-            self._verify()
+            _verify(chunks, parts)
         decompress = chunks.codec.decompress
         made = [
             None if places else constant * size if constant else decompress(stored, size)
-            for _, stored, _, size, constant, _, places in self._parts
+            for _, stored, _, size, constant, _, places in parts
         ]
         out = torch.empty(self._shape, dtype=self._dtype)
         if self._width == 1:
-            _, _, _, _, _, steps, places = self._parts[0]
+            _, _, _, _, _, steps, places = parts[0]
             _move(out.data_ptr(), places[0] if places else address_of_bytes(made[0]) + steps[0], nbytes)
             return out
-        work = _workspace(self._width, self._words)
+        work = _workspace(self._width, nbytes // self._width)
         compiled = kernels.ready(nbytes)
         if compiled is None:
-            work.merge(self._planes(made))
+            work.merge(self._arrays(parts, made))
         else:
-            self._find(made, work.places)
+            _find(parts, made, work.places)
             compiled.merge[self._width](work.places, work.words)
         _move(out.data_ptr(), work.address, nbytes)
         return out
 
-    def _part(self, frame: int, size: int, within: int) -> _Part:
-        frames, words = self._chunks.frames, self._words
-        begin = within * size * words
-        steps = tuple(range(begin, begin + size * words, words))
-        stored, checksum = frames.stored(frame)
-        if frames.kinds[frame] == RAW:
-            start = frames.addresses((frame,), (stored,))[0]
-            return _Part(frame, stored, checksum, 0, b"", steps, tuple(start + step for step in steps))
-        constant = bytes((frames.values[frame],)) if frames.kinds[frame] == CONSTANT else b""
-        return _Part(frame, stored, checksum, frames.sizes[frame], constant, steps, ())
+    def _parts(self, row: int) -> list[_Part]:
+        chunk, within = divmod(row, self._per_chunk)
+        frames, words, first = self._chunks.frames, self._nbytes // self._width, chunk * len(self._sizes)
+        return [
+            _part(frames, frame, range(within * size * words, (within + 1) * size * words, words))
+            for frame, size in enumerate(self._sizes, first)
+        ]
 
-    def _verify(self) -> None:
-        for part in self._parts:
-            if xxh3_64_intdigest(part.stored) != part.checksum:
-                self._chunks.frames.verified(part.frame)  # which says what is wrong
-
-    def _find(self, made: list[bytes | None], places: NDArray[np.uint64]) -> None:
-        """Put the addresses of the planes into `places`."""
-        plane = 0
-        for (_, _, _, _, _, steps, known), content in zip(self._parts, made, strict=True):
-            if content is not None:
-                start = address_of_bytes(content)
-                known = tuple([start + step for step in steps])
-            for place in known:
-                places[plane] = place
-                plane += 1
-
-    def _planes(self, made: list[bytes | None]) -> list[NDArray[np.uint8]]:
-        raw, words = self._raw_planes, self._words
-        if raw is None:
-            raw = self._raw_planes = [
-                [np.frombuffer(part.stored, np.uint8, words, step) for step in part.steps] if part.places else []
-                for part in self._parts
-            ]
+    def _arrays(self, parts: list[_Part], made: list[bytes | None]) -> list[NDArray[np.uint8]]:
+        """Return the planes; those of a single tensor that are stored raw are looked up once."""
+        words, known = self._nbytes // self._width, self._planes
+        if known is None:
+            known = [_arrays(part.stored, words, part.steps) if part.places else [] for part in parts]
+            if self._single is not None:
+                self._planes = known
         planes: list[NDArray[np.uint8]] = []
-        for part, content, known in zip(self._parts, made, raw, strict=True):
-            planes += known if content is None else [np.frombuffer(content, np.uint8, words, s) for s in part.steps]
+        for part, content, raw in zip(parts, made, known, strict=True):
+            planes += raw if content is None else _arrays(content, words, part.steps)
         return planes
+
+
+def _part(frames: FrameTable, frame: int, steps: range) -> _Part:
+    stored, checksum = frames.stored(frame)
+    if frames.kinds[frame] == RAW:
+        (start,) = frames.addresses((frame,), (stored,))
+        return _Part(frame, stored, checksum, 0, b"", steps, [start + step for step in steps])
+    constant = bytes((frames.values[frame],)) if frames.kinds[frame] == CONSTANT else b""
+    return _Part(frame, stored, checksum, frames.sizes[frame], constant, steps, [])
+
+
+def _verify(chunks: Chunks, parts: list[_Part]) -> None:
+    for part in parts:
+        if xxh3_64_intdigest(part.stored) != part.checksum:
+            chunks.frames.verified(part.frame)  # which says what is wrong
+
+
+def _find(parts: list[_Part], made: list[bytes | None], places: NDArray[np.uint64]) -> None:
+    """Put the addresses of the planes into `places`."""
+    plane = 0
+    for (_, _, _, _, _, steps, known), content in zip(parts, made, strict=True):
+        if content is not None:
+            start = address_of_bytes(content)
+            known = [start + step for step in steps]
+        for place in known:
+            places[plane] = place
+            plane += 1
+
+
+def _arrays(content: Any, words: int, steps: range) -> list[NDArray[np.uint8]]:
+    return [np.frombuffer(content, np.uint8, words, step) for step in steps]
 
 
 class _Workspace:
@@ -197,12 +207,3 @@ def _workspace(width: int, words: int) -> _Workspace:
             known.clear()
         found = known[width, words] = _Workspace(width, words)
     return found
-
-
-def _suits(chunks: Chunks, nbytes: int) -> bool:
-    return (
-        0 < nbytes <= MOST_NBYTES
-        and chunks.quantizer is None
-        and type(chunks.filter) in (Planes, NoFilter)
-        and chunks.descriptor.spec.dtype != "complex32"  # of which torch warns with each new one
-    )
