@@ -4,8 +4,9 @@ Tensors and payloads are kept by what identifies them (`RecordRow.source`), whic
 that they are never stale. What may be stale is which object a record is: a `Place`. Invariants: a place is used only
 while the catalog's word of changed records is the one that was read, inside a block, together with the row; nothing is
 taken from here, or put here, inside a transaction, which may see what is never committed. A payload's checksums are
-verified when it comes to the second tier, and when it is decoded for the first; not again by what is found there.
-Tensors here are handed out as copies alone.
+verified when it comes to the second tier, which holds bytes of its own that nobody can write to, and not again with
+each hit, as the tensors of the first are not; what is read from a file is verified every time. Tensors here are handed
+out as copies alone.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from tensordb.payloads import Location
 _PLACE_NBYTES = 1 << 10
 """Of the budget of both tiers, for which a place is remembered: it is small beside what it leads to."""
 _FEWEST_PLACES = 1 << 10
+_DECODED_BESIDE, _ENCODED_BESIDE = 512, 6 << 10
+"""Bytes of what holds a tensor, and of a payload's header as it was parsed, with what its planes are."""
 _LONGEST_DOCUMENT = 4 << 10
 """Packed metadata from which on a record's place is not remembered."""
 _SMALL = 64 << 10
@@ -70,8 +73,8 @@ class TensorCache:
         self._check = check
         self._places: OrderedDict[tuple[str, str], Place] = OrderedDict()
         self._most_places = max(_FEWEST_PLACES, (config.decoded_bytes + config.encoded_bytes) // _PLACE_NBYTES)
-        self._decoded: Tier[tuple[torch.Tensor, Place]] = Tier(config.decoded_bytes)
-        self._encoded: Tier[Source] = Tier(config.encoded_bytes)
+        self._decoded: Tier[tuple[torch.Tensor, Place]] = Tier(config.decoded_bytes, _DECODED_BESIDE)
+        self._encoded: Tier[Source] = Tier(config.encoded_bytes, _ENCODED_BESIDE)
         self._warming: OrderedDict[bytes, int] = OrderedDict()
         self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
