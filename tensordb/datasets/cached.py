@@ -39,6 +39,8 @@ def get(
     if decoded is None:
         tensor = db.reader.through(cache, name, place, known=found is not None, index=index, out=out)
         tensor = tensor if device is None else tensor.to(device)
+    elif out is None and device is None and place.made is not None and place.made.clones:
+        tensor = decoded.clone()
     else:
         tensor = _handed_out(decoded, out, device)
     return _record(name, place, tensor)
@@ -81,7 +83,6 @@ def _handed_out(decoded: torch.Tensor, out: torch.Tensor | None, device: torch.d
         return filled if device is None else filled.to(device)
     if device is not None and torch.device(device).type != "cpu":
         return decoded.to(device)
-    # Of complex32 torch warns with each new one that it makes itself.
     return decoded.clone() if decoded.dtype != torch.complex32 else tensors.snapshot(decoded, copy=True)
 
 
@@ -91,10 +92,12 @@ class _Made(NamedTuple):
     Attributes:
         known: Fields of the record, of values that cannot change.
         plain: The metadata, to be copied; None if that takes more than a copy of the mapping.
+        clones: Whether the tensor's own `clone` will do: of complex32 torch warns with each new one that it makes.
     """
 
     known: dict[str, Any]
     plain: dict[str, Any] | None
+    clones: bool
 
 
 def _make(name: str, place: Place) -> _Made:
@@ -106,5 +109,5 @@ def _make(name: str, place: Place) -> _Made:
         "encoding": place.source.encoding,
     }
     plain = metadata if _PLAIN.issuperset(map(type, metadata.values())) else None
-    made = place.made = _Made(known, plain)
+    made = place.made = _Made(known, plain, place.source.reader.spec.dtype != "complex32")
     return made
