@@ -23,13 +23,14 @@ from tensordb.encoding.chunks import Chunks
 from tensordb.encoding.filters import NoFilter, Planes
 from tensordb.encoding.filters.words import WORDS
 from tensordb.encoding.frames import CONSTANT, RAW, FrameTable
-from tensordb.tensors import dtype_from_name
+from tensordb.tensors import byte_view, dtype_from_name
 
 MOST_NBYTES = 64 << 10
 """Bytes of a tensor up to which it is read so: a larger one had better not be moved twice."""
 _KEPT = 4
 """Sizes of tensors for which a thread keeps memory."""
 
+_CPU = torch.device("cpu")
 _thread = threading.local()
 _move = ctypes.memmove
 
@@ -105,10 +106,13 @@ class ShortReads:
             None if places else constant * size if constant else decompress(stored, size)
             for _, stored, _, size, constant, _, places in parts
         ]
-        out = torch.empty(self._shape, dtype=self._dtype)
+        # Whatever device torch makes tensors on by itself: this one's memory is written to.
+        out = torch.empty(self._shape, dtype=self._dtype, device=_CPU)
+        # What torch only pretends to make, as under a mode that traces, has no memory: asked for its bytes it says so.
+        target = out.data_ptr() if type(out) is torch.Tensor else address_of(byte_view(out))
         if self._width == 1:
             _, _, _, _, _, steps, places = parts[0]
-            _move(out.data_ptr(), places[0] if places else address_of_bytes(made[0]) + steps[0], nbytes)
+            _move(target, places[0] if places else address_of_bytes(made[0]) + steps[0], nbytes)
             return out
         work = _workspace(self._width, nbytes // self._width)
         compiled = kernels.ready(nbytes)
@@ -117,7 +121,7 @@ class ShortReads:
         else:
             _find(parts, made, work.places)
             compiled.merge[self._width](work.places, work.words)
-        _move(out.data_ptr(), work.address, nbytes)
+        _move(target, work.address, nbytes)
         return out
 
     def _parts(self, row: int) -> list[_Part]:

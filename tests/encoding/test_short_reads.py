@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from tensordb.encoding import CompressionConfig, PayloadReader, kernels
 from tensordb.encoding.short import MOST_NBYTES, ShortReads
@@ -116,6 +117,17 @@ def test_what_was_decoded_is_ones_own(preset: str, page: bool) -> None:
     first.fill_(9)
     assert same_bits(second, expected)
     assert same_bits(reader.decode(), tensor)
+
+
+@pytest.mark.parametrize("preset", ["lossless", "none"])
+def test_where_torch_makes_new_tensors_does_not_matter(preset: str) -> None:
+    tensor = normal(torch.float32, (700,))
+    reader = stored(tensor, preset)
+    with torch.device("meta"):
+        decoded = reader.decode()
+    assert same_bits(decoded, tensor)
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="subclasses"):  # which have no memory to write to
+        reader.decode()
 
 
 @pytest.mark.usefixtures("loops")
