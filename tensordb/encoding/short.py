@@ -114,7 +114,7 @@ class ShortReads:
             _, _, _, _, _, steps, places = parts[0]
             _move(target, places[0] if places else address_of_bytes(made[0]) + steps[0], nbytes)
             return out
-        work = _workspace(self._width, nbytes // self._width)
+        work = _taken(self._width, nbytes // self._width)
         compiled = kernels.ready(nbytes)
         if compiled is None:
             work.merge(self._arrays(parts, made))
@@ -122,6 +122,7 @@ class ShortReads:
             _find(parts, made, work.places)
             compiled.merge[self._width](work.places, work.words)
         _move(target, work.address, nbytes)
+        _put_back(work)
         return out
 
     def _parts(self, row: int) -> list[_Part]:
@@ -179,10 +180,11 @@ def _arrays(content: Any, words: int, steps: range) -> list[NDArray[np.uint8]]:
 class _Workspace:
     """Where a thread puts words together, with every view of it that this takes."""
 
-    __slots__ = ("_columns", "_one", "_rotated", "_top", "address", "places", "words")
+    __slots__ = ("_columns", "_one", "_rotated", "_top", "address", "places", "size", "words")
 
     def __init__(self, width: int, words: int) -> None:
         kind = WORDS[width]
+        self.size = width, words
         self._rotated = np.empty(words, kind)
         mixed = self._rotated.view(np.uint8).reshape(words, width)
         self._columns = [mixed[:, width - 1 - plane] for plane in range(width)]
@@ -201,13 +203,16 @@ class _Workspace:
         np.bitwise_or(words, rotated, out=words)
 
 
-def _workspace(width: int, words: int) -> _Workspace:
-    known: dict[tuple[int, int], _Workspace] | None = getattr(_thread, "known", None)
-    if known is None:
-        known = _thread.known = {}
-    found = known.get((width, words))
-    if found is None:
-        if len(known) >= _KEPT:
-            known.clear()
-        found = known[width, words] = _Workspace(width, words)
-    return found
+def _taken(width: int, words: int) -> _Workspace:
+    """Return a workspace that is nobody else's: not even of a signal's handler that reads in the midst of this."""
+    kept: dict[tuple[int, int], _Workspace] | None = getattr(_thread, "kept", None)
+    if kept is None:
+        kept = _thread.kept = {}
+    return kept.pop((width, words), None) or _Workspace(width, words)
+
+
+def _put_back(work: _Workspace) -> None:
+    kept: dict[tuple[int, int], _Workspace] = _thread.kept
+    if len(kept) >= _KEPT:
+        kept.clear()
+    kept[work.size] = work

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -142,3 +143,21 @@ def test_threads_share_a_reader() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, range(4)))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
+@pytest.mark.usefixtures("loops")
+def test_a_signals_handler_may_read_while_its_thread_reads() -> None:
+    tensors = [normal(torch.float32, (1536,), seed) for seed in range(2)]
+    readers = [stored(each, "lossless").in_memory() for each in tensors]
+    handled: list[bool] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: handled.append(same_bits(readers[1].decode(), tensors[1])))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        turns = [same_bits(readers[0].decode(), tensors[0]) for _ in range(3000)]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert all(turns)
+    assert handled
+    assert all(handled)
