@@ -1,8 +1,10 @@
 """What does each tier of the cache cost a record that is read again, and when does the cache win nothing?
 
 Run `python benchmarks/caching.py`. Records are read by id with and without a cache in turns, beside the least that any
-of them could take: a copy of the tensor. Times are of the processor: what is in memory waits for nothing. With
-`--size tiny` it only checks that every way returns the same bytes.
+of them could take: a copy of the tensor. Times are of the processor: what is in memory waits for nothing. A record that
+was inserted by itself lies in the catalog's row while it is small; one of a page, or a large one, in a mapped file. The
+compiled loops take over from NumPy's after some ten thousand reads. With `--size tiny` it only checks that every way
+returns the same bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from measure import same_bytes, timed
 from report import format_number, format_table, machine
 
 from tensordb import CacheConfig, TensorStorage
+from tensordb.encoding import kernels
 
 CACHES = {
     "first tier (decoded)": CacheConfig(promote_after=1),
@@ -28,7 +31,8 @@ CACHES = {
     "third tier (mapped)": CacheConfig(decoded_bytes=0, encoded_bytes=0),
     "no cache": None,
 }
-SIZES = {"6 KB": 1536, "256 KB": 1 << 16}
+SMALL, LARGE = 1536, 1 << 16
+PAGE = 64
 BATCH = 20
 """Reads that are timed together, as one takes little more than a look at the clock."""
 
@@ -52,19 +56,46 @@ def _single(folder: Path, rounds: int) -> None:
     stores = {name: TensorStorage(folder / "single", cache=config) for name, config in CACHES.items()}
     first = next(iter(stores.values()))
     first.create_dataset("data")
-    for label, elements in SIZES.items():
-        tensor = torch.randn(elements, generator=torch.Generator().manual_seed(0))
-        key = first.insert("data", tensor, {"label": 3})
-        for db in stores.values():
-            for _ in range(12):  # so that each tier has it, and the catalog its rows in memory
-                assert same_bytes(db.get_tensor_by_id("data", key).tensor, tensor)
-        actions = {"copy": partial(_copy, tensor)}
-        actions |= {name: partial(_read, db, key) for name, db in stores.items()}
-        times = _medians(actions, rounds if elements < 1 << 16 else max(3, rounds // 10))
-        lines.append([label, *(format_number(each / BATCH) for each in times)])
+    values = torch.randn(PAGE, LARGE, generator=torch.Generator().manual_seed(0))
+    small, large = values[:, :SMALL].contiguous(), values[0]
+    paged = first.insert_many("data", small)
+    alone = [first.insert("data", each * 2, {"label": 3}) for each in small]
+    key = first.insert("data", large, {"label": 3})
+    few = max(3, rounds // 10)
+    lines.append(["6 KB", *_times(stores, alone[0], small[0] * 2, rounds)])
+    lines.append(["6 KB, in a page", *_times(stores, paged[7], small[7], rounds)])
+    lines.append([f"6 KB, {PAGE} together", *_times_together(stores, alone, small * 2, few)])
+    lines.append([f"6 KB, {PAGE} of a page", *_times_together(stores, paged, small, few)])
+    lines.append(["256 KB", *_times(stores, key, large, few)])
+    if kernels.load():
+        lines.append(["6 KB, compiled loops", *_times(stores, alone[0], small[0] * 2, rounds)])
+        lines.append(["6 KB, in a page, compiled loops", *_times(stores, paged[7], small[7], rounds)])
     for db in stores.values():
         db.close()
     print(f"{format_table(lines)}\n")
+
+
+def _times(stores: Mapping[str, TensorStorage], key: str, tensor: torch.Tensor, rounds: int) -> list[str]:
+    """Return what a copy takes, and a read from each store, once every tier has the record."""
+    for db in stores.values():
+        for _ in range(24):  # so that each tier has it, and the catalog its rows in memory
+            assert same_bytes(db.get_tensor_by_id("data", key).tensor, tensor)
+    actions = {"copy": partial(_copy, tensor)}
+    actions |= {name: partial(_read, db, key) for name, db in stores.items()}
+    return [format_number(each / BATCH) for each in _medians(actions, rounds)]
+
+
+def _times_together(
+    stores: Mapping[str, TensorStorage], keys: list[str], tensors: torch.Tensor, rounds: int
+) -> list[str]:
+    """Return what one of many takes that are read in one call."""
+    for db in stores.values():
+        for _ in range(12):
+            found = db.get_many("data", keys)
+            assert same_bytes(torch.stack([each.tensor for each in found]), tensors)
+    actions: dict[str, Callable[[int], object]] = {"copy": lambda _: [each.clone() for each in tensors]}
+    actions |= {name: partial(_read_many, db, keys) for name, db in stores.items()}
+    return [format_number(each / len(keys)) for each in _medians(actions, rounds)]
 
 
 def _medians(actions: Mapping[str, Callable[[int], object]], rounds: int) -> list[float]:
@@ -81,6 +112,10 @@ def _copy(tensor: torch.Tensor, _: int) -> None:
 def _read(db: TensorStorage, key: str, _: int) -> None:
     for _ in range(BATCH):
         db.get_tensor_by_id("data", key)
+
+
+def _read_many(db: TensorStorage, keys: list[str], _: int) -> None:
+    db.get_many("data", keys)
 
 
 def _many(folder: Path, rows: int, reads: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -19,6 +20,22 @@ def find_row(db: Database, con: duckdb.DuckDBPyConnection, name: str, record_id:
     if row is None:
         raise not_found(name, record_id)
     return row
+
+
+def find_rows(
+    db: Database, con: duckdb.DuckDBPyConnection, name: str, record_ids: Sequence[str]
+) -> dict[str, RecordRow]:
+    """Return the rows of records by their ids, inside a block that reads.
+
+    Raises:
+        TensorNotFoundError: One of the ids is no record's.
+    """
+    row = db.catalog.known.dataset(con, name)
+    found = db.catalog.known.records(con, row, record_ids) if record_ids else {}
+    missing = [each for each in record_ids if each not in found]
+    if missing:
+        raise not_found(name, missing[0], also=len(missing) - 1)
+    return found
 
 
 def check_id(record_id: Any) -> str:

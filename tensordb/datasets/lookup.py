@@ -15,7 +15,7 @@ import torch
 from tensordb.catalog import documents, records
 from tensordb.catalog.records import RecordRow, Selection
 from tensordb.datasets import cached
-from tensordb.datasets.finding import check_id, find_row, not_found
+from tensordb.datasets.finding import check_id, find_row, find_rows
 from tensordb.datasets.record import Page, Record
 from tensordb.engine import Database, Located
 from tensordb.errors import InvalidInputError
@@ -40,15 +40,20 @@ def get(
     copy: bool = True,
 ) -> Record:
     """Return one record, or what `index` picks of its tensor; with `copy` false a view of what is stored."""
+    # What a transaction reads may never be committed: it asks the catalog.
+    if (
+        db.cache is not None
+        and copy is True
+        and (out is None or isinstance(out, torch.Tensor))
+        and not db.catalog.in_own_transaction
+    ):
+        return cached.get(db, db.cache, name, record_id, index, out, device)
     if not isinstance(copy, bool):
         raise InvalidInputError(f"copy is {copy!r}; give True for a tensor of your own, False for a view")
     if not copy and (out is not None or device is not None):
         raise InvalidInputError("copy=False views what is stored, where it is; drop it, or out= and device=")
     if out is not None and not isinstance(out, torch.Tensor):
         raise InvalidInputError(f"out= is a {type(out).__name__}; give a tensor like the result")
-    # What a transaction reads may never be committed: it asks the catalog.
-    if copy and db.cache is not None and not db.catalog.in_own_transaction:
-        return cached.get(db, db.cache, name, record_id, index=index, out=out, device=device)
     with db.catalog.read() as con:
         row = find_row(db, con, name, record_id)
         located = db.reader.locate(con, name, [row])
@@ -63,12 +68,10 @@ def get_many(db: Database, name: str, record_ids: Sequence[str]) -> list[Record]
     if isinstance(record_ids, str) or not isinstance(record_ids, Iterable):
         raise InvalidInputError(f"record_ids is {record_ids!r}; give a list of ids")
     wanted = [check_id(each) for each in record_ids]
+    if db.cache is not None and wanted and isinstance(name, str) and not db.catalog.in_own_transaction:
+        return cached.get_many(db, db.cache, name, wanted)
     with db.catalog.read() as con:
-        row = db.catalog.known.dataset(con, name)
-        found = db.catalog.known.records(con, row, wanted) if wanted else {}
-        missing = [each for each in wanted if each not in found]
-        if missing:
-            raise not_found(name, missing[0], also=len(missing) - 1)
+        found = find_rows(db, con, name, wanted)
         located = db.reader.locate(con, name, [found[each] for each in wanted])
     return records_of(db, located)
 

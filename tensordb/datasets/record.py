@@ -40,9 +40,11 @@ class Record:
 
     @classmethod
     def made(cls, known: dict[str, Any], tensor: torch.Tensor, metadata: dict[str, Any]) -> Record:
-        """Return a record whose other fields are `known`, in a third of the time that its constructor takes."""
+        """Return a record whose other fields are `known`, in less than half the time that its constructor takes."""
         record = object.__new__(cls)
-        record.__dict__.update(known, tensor=tensor, metadata=metadata)
+        values = record.__dict__
+        values.update(known)
+        values["tensor"], values["metadata"] = tensor, metadata
         return record
 
     def __getitem__(self, name: str) -> Any:

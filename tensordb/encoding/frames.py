@@ -162,7 +162,7 @@ class FrameTable:
         self._payload = payload
         self._address = address_of(np.frombuffer(payload, np.uint8))
         self._first = header.end
-        self._trusted = False
+        self.trusted = False
         # A constant frame stores no bytes, and nothing in the place of a checksum.
         self._checksums = [
             _OF_NOTHING if kind == CONSTANT else checksum
@@ -179,6 +179,10 @@ class FrameTable:
             IntegrityError: if it does not.
         """
         return self._verified((index,))[0]
+
+    def stored(self, index: int) -> tuple[memoryview, int]:
+        """Return the stored bytes of a frame, not verified, and their checksum."""
+        return self._payload[self.starts[index] : self._ends[index]], self._checksums[index]
 
     def content(self, index: int, codec: Codec, size: int) -> Bytes:
         """Return the decoded bytes of a frame, which must be `size`; those of a raw one alias the payload.
@@ -210,7 +214,7 @@ class FrameTable:
     def _verified(self, indices: Sequence[int]) -> list[memoryview]:
         # Random reads spend their time here: comprehensions, as a call for each frame would double it.
         stored = [self._payload[self.starts[index] : self._ends[index]] for index in indices]
-        if self._trusted:
+        if self.trusted:
             return stored
         found, expected = [*map(xxh3_64_intdigest, stored)], [self._checksums[index] for index in indices]
         if found != expected:
@@ -240,7 +244,7 @@ class FrameTable:
             IntegrityError: if one does not match its checksum.
         """
         self._verified(range(len(self)))
-        self._trusted = True
+        self.trusted = True
 
     def check_padding(self) -> None:
         """Raise IntegrityError if a byte between two frames is not zero."""

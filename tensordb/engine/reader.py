@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +23,7 @@ from tensordb.catalog.session import Catalog
 from tensordb.encoding.reading import PayloadReader, decode_rows_many
 from tensordb.encoding.workers import for_each
 from tensordb.engine.caching import Place, TensorCache
-from tensordb.engine.sources import Source, naming, open_payload
+from tensordb.engine.sources import Source, named, naming, open_payload
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.forks import mend_after_fork
 from tensordb.model import Encoding
@@ -93,18 +93,15 @@ class ObjectReader:
 
     def tensor(self, located: Located, *, index: Any = None, out: torch.Tensor | None = None) -> torch.Tensor:
         """Decode the only record of `located`, or what `index` picks of it, into `out` when given."""
-        row = located.rows[0]
-        source = located.sources[row.source]
-        with _naming(located.dataset, row, source.location):
-            self._check(source)
-            return _decode_one(source.reader, row.page_row, index, out)
+        return self._decode_row(located, located.rows[0], index, out)
 
-    def place(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> Place:
-        """Return what a cache may remember of a record, inside a catalog block but no transaction."""
-        source = self.locate(con, dataset, [row]).sources[row.source]
+    def places(self, con: duckdb.DuckDBPyConnection, dataset: str, rows: Sequence[RecordRow]) -> list[Place]:
+        """Return what a cache may remember of records, inside a catalog block but no transaction."""
+        sources = self.locate(con, dataset, rows).sources
         generation = self._catalog.generation
         generation.open()
-        return Place(row, source, generation.records())
+        word = generation.records()
+        return [Place(row, sources[row.source], word) for row in rows]
 
     def through(
         self,
@@ -121,13 +118,37 @@ class ObjectReader:
         `known` says that the catalog was not asked for the place.
         """
         row = place.row
-        with _naming(dataset, row, place.source.location):
+        try:
             source, ripe = cache.source(place, known=known)
             self._check(source)
             tensor = _decode_one(source.reader, row.page_row, index, out)
+        except (IntegrityError, FormatError) as error:
+            raise named(error, _name(dataset, row), row.object_id, place.source.location) from error
         if ripe and index is None:
             cache.keep(place, tensor)
         return tensor
+
+    def through_many(
+        self, cache: TensorCache, dataset: str, places: Sequence[Place], known: Container[str]
+    ) -> list[torch.Tensor]:
+        """Decode records whose tensors no cache has, from memory where their payloads are, all together.
+
+        `known` has the ids of those whose place was not asked of the catalog.
+        """
+        sources: dict[bytes, Source] = {}
+        ripe: list[int] = []
+        for position, place in enumerate(places):
+            row = place.row
+            try:
+                sources[row.source], enough = cache.source(place, known=row.record_id in known)
+            except (IntegrityError, FormatError) as error:
+                raise named(error, _name(dataset, row), row.object_id, place.source.location) from error
+            if enough:
+                ripe.append(position)
+        decoded = self.tensors(Located(dataset, [place.row for place in places], sources))
+        for position in ripe:
+            cache.keep(places[position], decoded[position])
+        return decoded
 
     def view(self, located: Located, *, index: Any = None) -> torch.Tensor:
         """Return the only record of `located`, or what `index` picks of it, as a tensor that aliases what is stored.
@@ -203,11 +224,15 @@ class ObjectReader:
         for_each(len(rows), work)
         return decoded
 
-    def _decode_row(self, located: Located, row: RecordRow) -> torch.Tensor:
+    def _decode_row(
+        self, located: Located, row: RecordRow, index: Any = None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         source = located.sources[row.source]
-        with _naming(located.dataset, row, source.location):
+        try:
             self._check(source)
-            return _decode_one(source.reader, row.page_row, None, None)
+            return _decode_one(source.reader, row.page_row, index, out)
+        except (IntegrityError, FormatError) as error:
+            raise named(error, _name(located.dataset, row), row.object_id, source.location) from error
 
     def _decode_paged(self, located: Located, paged: dict[bytes, list[int]], result: list[torch.Tensor | None]) -> None:
         alike: dict[tuple[Any, ...], list[bytes]] = {}
@@ -262,7 +287,7 @@ class ObjectReader:
 
 def _decode_one(reader: PayloadReader, page_row: int | None, index: Any, out: torch.Tensor | None) -> torch.Tensor:
     if page_row is not None:
-        tensor = reader.decode_rows([page_row])[0] if index is None else reader.decode_index(_within(page_row, index))
+        tensor = reader.decode_row(page_row) if index is None else reader.decode_index(_within(page_row, index))
     elif index is not None:
         tensor = reader.decode_index(index)
     else:
@@ -298,4 +323,8 @@ def _per_record(reader: PayloadReader, page_row: int | None) -> Encoding:
 
 
 def _naming(dataset: str, row: RecordRow, location: Location | None) -> AbstractContextManager[None]:
-    return naming(f"record {row.record_id!r} of dataset {dataset!r}", row.object_id, location)
+    return naming(_name(dataset, row), row.object_id, location)
+
+
+def _name(dataset: str, row: RecordRow) -> str:
+    return f"record {row.record_id!r} of dataset {dataset!r}"

@@ -193,5 +193,12 @@ def naming(name: str, object_id: bytes, location: Location | None) -> Iterator[N
     try:
         yield
     except (IntegrityError, FormatError) as error:
-        place = f"segment {location.segment:016x} at byte {location.offset}" if location else "the catalog"
-        raise type(error)(f"{name} (object {object_id.hex()} in {place}): {error}") from error
+        raise named(error, name, object_id, location) from error
+
+
+def named(
+    error: IntegrityError | FormatError, name: str, object_id: bytes, location: Location | None
+) -> IntegrityError | FormatError:
+    """Return the error with what was read, its object and its place."""
+    place = f"segment {location.segment:016x} at byte {location.offset}" if location else "the catalog"
+    return type(error)(f"{name} (object {object_id.hex()} in {place}): {error}")

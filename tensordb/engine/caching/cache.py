@@ -4,15 +4,16 @@ Tensors and payloads are kept by what identifies them (`RecordRow.source`), whic
 that they are never stale. What may be stale is which object a record is: a `Place`. Invariants: a place is used only
 while the catalog's word of changed records is the one that was read, inside a block, together with the row; nothing is
 taken from here, or put here, inside a transaction, which may see what is never committed. A payload's checksums are
-verified when it comes to the second tier, and when it is decoded for the first; not again by what is found there.
-Tensors here are handed out as copies alone.
+verified when it comes to the second tier, which holds bytes of its own that nobody can write to, and not again with
+each hit, as the tensors of the first are not; what is read from a file is verified every time. Tensors here are handed
+out as copies alone.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ from tensordb.payloads import Location
 _PLACE_NBYTES = 1 << 10
 """Of the budget of both tiers, for which a place is remembered: it is small beside what it leads to."""
 _FEWEST_PLACES = 1 << 10
+_DECODED_BESIDE, _ENCODED_BESIDE = 512, 6 << 10
+"""Bytes of what holds a tensor, and of a payload's header as it was parsed, with what its planes are."""
 _LONGEST_DOCUMENT = 4 << 10
 """Packed metadata from which on a record's place is not remembered."""
 _SMALL = 64 << 10
@@ -70,46 +73,70 @@ class TensorCache:
         self._check = check
         self._places: OrderedDict[tuple[str, str], Place] = OrderedDict()
         self._most_places = max(_FEWEST_PLACES, (config.decoded_bytes + config.encoded_bytes) // _PLACE_NBYTES)
-        self._decoded: Tier[tuple[torch.Tensor, Place]] = Tier(config.decoded_bytes)
-        self._encoded: Tier[Source] = Tier(config.encoded_bytes)
+        self._decoded: Tier[tuple[torch.Tensor, Place]] = Tier(config.decoded_bytes, _DECODED_BESIDE)
+        self._encoded: Tier[Source] = Tier(config.encoded_bytes, _ENCODED_BESIDE)
         self._warming: OrderedDict[bytes, int] = OrderedDict()
         self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
         self.clear()
         mend_after_fork(self)
 
-    def find(self, dataset: str, record_id: str, *, whole: bool) -> tuple[Place, torch.Tensor | None] | None:
+    def find(self, dataset: str, record_id: str, whole: bool) -> tuple[Place, torch.Tensor | None] | None:
         """Return what is known for sure of a record; None when the catalog has to be asked.
 
         Returns:
             Its place, and if the `whole` tensor is wanted and decoded, that tensor, to be copied.
         """
         word = self._generation.records()
+        key = dataset, record_id
         with self._lock:
-            place = self._places.get((dataset, record_id))
+            place = self._places.get(key)
             if place is None or word is None or place.word != word:
                 return None
-            self._places.move_to_end((dataset, record_id))
-            found = self._decoded.get(place.key) if whole else None
-            if found is None:
+            self._places.move_to_end(key)
+            if not whole or (found := self._decoded.get(place.key)) is None:
                 return place, None
             self._counts["decoded_hits"] += 1
             return place, found[0]
 
+    def find_many(self, dataset: str, record_ids: Iterable[str]) -> tuple[int | None, dict[str, Place]]:
+        """Return what is known for sure of records, by their ids, and the word that it is known under."""
+        word = self._generation.records()
+        found: dict[str, Place] = {}
+        if word is None:
+            return word, found
+        with self._lock:
+            for record_id in record_ids:
+                place = self._places.get((dataset, record_id))
+                if place is not None and place.word == word:
+                    self._places.move_to_end((dataset, record_id))
+                    found[record_id] = place
+        return word, found
+
     def note(self, dataset: str, place: Place, *, whole: bool) -> torch.Tensor | None:
         """Remember a place that the catalog told; return the record's tensor if it is decoded all the same."""
-        row = place.row
+        self.note_many(dataset, (place,))
+        return self.decoded((place,))[0] if whole else None
+
+    def note_many(self, dataset: str, places: Iterable[Place]) -> None:
+        """Remember places that the catalog told."""
         with self._lock:
-            self._counts["lookups"] += 1
-            if place.word is not None and len(row.document or b"") <= _LONGEST_DOCUMENT:
-                before = self._places.pop((dataset, row.record_id), None)
-                place.reads = 0 if before is None else before.reads
-                self._places[dataset, row.record_id] = place
-                if len(self._places) > self._most_places:
-                    self._places.popitem(last=False)
-            found = self._decoded.get(place.key) if whole else None
-            self._counts["decoded_hits"] += found is not None
-            return None if found is None else found[0]
+            for place in places:
+                row = place.row
+                self._counts["lookups"] += 1
+                if place.word is not None and len(row.document or b"") <= _LONGEST_DOCUMENT:
+                    before = self._places.pop((dataset, row.record_id), None)
+                    place.reads = 0 if before is None else before.reads
+                    self._places[dataset, row.record_id] = place
+            while len(self._places) > self._most_places:
+                self._places.popitem(last=False)
+
+    def decoded(self, places: Iterable[Place]) -> list[torch.Tensor | None]:
+        """Return the decoded tensors that there are of these records, to be copied."""
+        with self._lock:
+            found = [self._decoded.get(place.key) for place in places]
+            self._counts["decoded_hits"] += sum(each is not None for each in found)
+        return [None if each is None else each[0] for each in found]
 
     def source(self, place: Place, *, known: bool) -> tuple[Source, bool]:
         """Return what a record is to be decoded from, and whether its tensor is ripe for `keep`.

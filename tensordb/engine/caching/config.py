@@ -11,9 +11,18 @@ from tensordb.errors import InvalidInputError
 class CacheConfig:
     """How much memory goes to records that are read again.
 
+    `get_tensor_by_id` and `get_many` look into the cache and fill it, outside of transactions: a record that is known
+    comes from the first tier as a copy of its tensor, from the second one decoded from memory, and from the third one
+    decoded from the mapped file, without the catalog being asked. What is not known asks the catalog, as everything
+    does after a record was changed or removed by anyone. `query`, `sample`, `scan`, `get_dataset`, pages, search and
+    `DataLoader`s neither use it nor fill it: what they read once would drive out what is read again.
+
+    What is read from a file is verified by its checksums each time; what is in memory was verified when it came there.
+
     Attributes:
         decoded_bytes: For decoded tensors, the first tier; 0 for none.
-        encoded_bytes: For payloads as they are stored, the second tier; 0 for none.
+        encoded_bytes: For payloads as they are stored, the second tier, with 6 KB for what was found in the header of
+            each; 0 for none.
         promote_after: Reads in one tier after which a record moves up to the next; to have a large payload in memory
             (a page of many records) takes as many for every 64 KB of it.
 

@@ -8,21 +8,20 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
-ENTRY_NBYTES = 512
-"""Counted for each entry beside its bytes, for the objects that hold it."""
-
 
 class Tier(Generic[Value]):
     """Not safe for threads by itself: the cache around it has the lock.
 
     Attributes:
         limit: Most bytes.
+        beside: Bytes counted for each entry beside its own, for the objects that hold it.
         nbytes: Bytes there are.
         evictions: How many entries had to go.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, beside: int) -> None:
         self.limit = limit
+        self.beside = beside
         self.nbytes = 0
         self.evictions = 0
         self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
@@ -43,13 +42,13 @@ class Tier(Generic[Value]):
 
     def fits(self, nbytes: int) -> bool:
         """Tell whether a value may be kept: one that takes more than a quarter of all would drive out the others."""
-        return (nbytes + ENTRY_NBYTES) * 4 <= self.limit
+        return (nbytes + self.beside) * 4 <= self.limit
 
     def put(self, key: Hashable, value: Value, nbytes: int) -> list[Value]:
         """Keep a value that fits; return those that had to go for it, the least recently used first."""
         old = self._entries.pop(key, None)
-        self.nbytes += nbytes + ENTRY_NBYTES - (0 if old is None else old[1])
-        self._entries[key] = value, nbytes + ENTRY_NBYTES
+        self.nbytes += nbytes + self.beside - (0 if old is None else old[1])
+        self._entries[key] = value, nbytes + self.beside
         gone = []
         while self.nbytes > self.limit:
             _, (dropped, size) = self._entries.popitem(last=False)
