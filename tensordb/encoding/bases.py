@@ -57,7 +57,7 @@ class BaseChunks:
         return self._kept[index]
 
     def take(self, index: int) -> Bytes:
-        """Return the codes of a chunk, which are the caller's until the thread takes the next."""
+        """Return the codes of a chunk, which are the caller's while he holds them."""
         kept = self._kept.pop(index, None)
         return self._read(index, scratch("base", self._nbytes(index))) if kept is None else kept
 
