@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,33 @@ class FrameTable:
             self._address + self.starts[index] if self.kinds[index] == RAW else address_of_bytes(content)
             for index, content in zip(indices, contents, strict=True)
         ]
+
+    def located(self, indices: NDArray[np.int64], codec: Codec) -> tuple[Any, NDArray[np.uint64]]:
+        """Return the decoded bytes of many frames: what keeps them alive, and where each begins in memory.
+
+        Raises:
+            IntegrityError: if one does not match its checksum, or does not decode.
+        """
+        self._verified(indices.tolist())
+        kinds, spans, sizes = (array[indices] for array in self._arrays)
+        addresses = spans[:, 0] + np.uint64(self._address)
+        kept: list[Any] = [self._payload]
+        packed = np.flatnonzero(kinds == COMPRESSED)
+        if len(packed):
+            content, addresses[packed] = codec.decompress_frames(self._payload, spans[packed], sizes[packed])
+            kept.append(content)
+        for place in np.flatnonzero(kinds == CONSTANT).tolist():
+            index = int(indices[place])
+            kept.append(bytes((self.values[index],)) * self.sizes[index])
+            addresses[place] = address_of_bytes(kept[-1])
+        return kept, addresses
+
+    @cached_property
+    def _arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
+        """Kinds, begins and lengths, and decoded sizes of all frames."""
+        starts, ends = np.array(self.starts, np.uint64), np.array(self._ends, np.uint64)
+        sizes = np.array(self.sizes, np.uint64)
+        return np.array(self.kinds, np.uint8), np.stack([starts, ends - starts], axis=1), sizes
 
     def _verified(self, indices: Sequence[int]) -> list[memoryview]:
         # Random reads spend their time here: comprehensions, as a call for each frame would double it.

@@ -17,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from tensordb.encoding.reading import PayloadReader, decode_rows_many
+from tensordb.encoding.spreading import FEW_ROWS, spread_rows
 from tensordb.encoding.workers import for_each
 from tensordb.engine.sources import naming, open_payload
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.feeding.index import Index
+from tensordb.feeding.room import Rows
 from tensordb.forks import mend_after_fork
 from tensordb.model import TensorSpec
 from tensordb.payloads import Location, PayloadStore, SegmentStore
@@ -85,11 +87,11 @@ class Source:
         """Return the tensors of records: stacked where they have one spec, else a list."""
         spec = self.common_spec(positions)
         if spec is None:
-            return self._apart(positions)
+            return self.apart(positions)
         out = empty(TensorSpec(spec.dtype, (len(positions), *spec.shape)))
-        order = np.argsort(self._index.numbers[positions], kind="stable")
-        grouped = bool((order[1:] > order[:-1]).all())
-        self.fill(positions if grouped else positions[order], out, None if grouped else order)
+        if out.numel():
+            order = np.argsort(self._index.numbers[positions], kind="stable")
+            self.fill(positions[order], Rows([out]), order)
         return out
 
     def common_spec(self, positions: Positions) -> TensorSpec | None:
@@ -103,72 +105,60 @@ class Source:
                 return None
         return self._index.specs[int(specs[self._index.numbers[positions[0]]])]
 
-    def fill(self, positions: Positions, out: torch.Tensor, places: Positions | None = None) -> None:
-        """Decode records of one spec into rows of a tensor, on all cores.
+    def fill(self, positions: Positions, out: Rows, places: Positions) -> None:
+        """Decode records of one spec, on all cores, each to a row of its own.
 
         Args:
             positions: The records; those of one page should follow each other.
-            out: Contiguous, ``[records, …]``.
-            places: Row of `out` for each, None for the same order.
+            out: Where they belong.
+            places: Row of `out` for each.
         """
-        if not out.numel():
-            return
         numbers, rows = self._index.numbers[positions], self._index.rows[positions]
-        bounds = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1], [True]])).tolist()
-        at = np.arange(len(positions)) if places is None else places
-        flat = byte_view(out).reshape(len(out), -1)
-        few: list[tuple[int, int]] = []
-        many: list[tuple[int, int]] = []
-        for begin, end in pairwise(bounds):
-            whole = rows[begin] < 0 or end - begin >= _WHOLE_PAGE * self._page_rows(positions[begin], numbers[begin])
-            (many if whole else few).append((begin, end))
+        bounds = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1], [True]]))
+        few = [(begin, end) for begin, end in pairwise(bounds.tolist()) if rows[begin] >= 0 and end - begin < FEW_ROWS]
+        many = [(begin, end) for begin, end in pairwise(bounds.tolist()) if rows[begin] < 0 or end - begin >= FEW_ROWS]
 
         def work(task: int) -> None:
             begin, end = many[task]
-            there = at[begin:end]
-            self._guarded(
-                positions[begin:end],
-                there,
-                flat,
-                lambda: self._fill_run(numbers[begin], rows[begin:end], there, out, flat),
-            )
+            there = places[begin:end]
+            number, wanted = int(numbers[begin]), rows[begin:end].astype(np.int64)
+            self._guarded(positions[begin:end], there, out, lambda: self._fill_run(number, wanted, there, out))
 
         if few:
             picked = np.concatenate([np.arange(begin, end) for begin, end in few])
-            places = at[picked]
-            self._guarded(positions[picked], places, flat, lambda: self._fill_few(numbers, rows, few, places, flat))
-        for_each(len(many), work)
+            there = places[picked]
+            self._guarded(positions[picked], there, out, lambda: self._fill_few(numbers, rows, few, there, out))
+        for_each(len(many), work, worth=2)
 
-    def _fill_run(
-        self, number: int, rows: NDArray[np.int32], at: Positions, out: torch.Tensor, flat: NDArray[np.uint8]
-    ) -> None:
-        """Decode the records of one object into the rows `at` of the output."""
-        reader = self._reader(int(number))
-        first, count = int(at[0]), len(at)
+    def _fill_run(self, number: int, rows: Positions, places: Positions, out: Rows) -> None:
+        """Decode the records of one object."""
+        reader = self._reader(number)
         if rows[0] < 0:
-            reader.decode(out=out[first])
-            flat[at[1:]] = flat[first]
-            return
-        in_order = count == reader.spec.shape[0] and _ascending(rows) and _ascending(at)
-        if in_order:
-            reader.decode(out=out[first : first + count])
-        else:
-            flat[at] = byte_view(reader.decode()).reshape(reader.spec.shape[0], -1)[rows]
+            for place in places.tolist():
+                reader.decode(out=out.row(place))
+        elif not spread_rows(reader, rows, out.addresses(places)):
+            stretch = out.stretch(places) if len(places) == reader.spec.shape[0] and _ascending(rows) else None
+            if stretch is not None:
+                reader.decode(out=stretch)
+            elif len(rows) >= _WHOLE_PAGE * reader.spec.shape[0]:
+                out.put(places, byte_view(reader.decode()).reshape(reader.spec.shape[0], -1)[rows])
+            else:
+                out.put(places, byte_view(reader.decode_rows(rows)).reshape(len(rows), -1))
 
     def _fill_few(
         self,
         numbers: NDArray[np.int32],
         rows: NDArray[np.int32],
         runs: Sequence[tuple[int, int]],
-        at: Positions,
-        flat: NDArray[np.uint8],
+        places: Positions,
+        out: Rows,
     ) -> None:
         """Decode single rows of pages, all in one pass."""
         requests = [(self._reader(int(numbers[begin])), rows[begin:end]) for begin, end in runs]
-        flat[at] = byte_view(decode_rows_many(requests)).reshape(len(at), -1)
+        out.put(places, byte_view(decode_rows_many(requests)).reshape(len(places), -1))
 
-    def _apart(self, positions: Positions) -> list[torch.Tensor]:
-        """Return records of several specs, each spec decoded in one go."""
+    def apart(self, positions: Positions) -> list[torch.Tensor]:
+        """Return the tensors of records of several specs, each spec decoded in one go."""
         specs = self._index.objects.specs[self._index.numbers[positions]]
         result: list[torch.Tensor] = [torch.empty(0)] * len(positions)
         for spec in np.unique(specs):
@@ -177,24 +167,16 @@ class Source:
                 result[place] = tensor
         return result
 
-    def _guarded(self, positions: Positions, at: Positions, flat: NDArray[np.uint8], work: Callable[[], None]) -> None:
-        """Decode records into the rows `at` by `work`, or where that finds damage, one by one.
+    def _guarded(self, positions: Positions, places: Positions, out: Rows, work: Callable[[], None]) -> None:
+        """Decode records by `work`, or where that finds damage, one by one.
 
         The error then names the record; none of these may be damaged, if others of its page are.
         """
         try:
             work()
         except (IntegrityError, FormatError):
-            for position, place in zip(positions.tolist(), at.tolist(), strict=True):
-                flat[place] = byte_view(self.tensor(position))
-
-    def _page_rows(self, position: Any, number: Any) -> int:
-        try:
-            shape = self._reader(int(number)).spec.shape
-        except (IntegrityError, FormatError):
-            self.tensor(int(position))
-            raise
-        return shape[0] if shape else 1
+            for position, place in zip(positions.tolist(), places.tolist(), strict=True):
+                out.put(np.array([place]), byte_view(self.tensor(position))[None])
 
     def _reader(self, number: int) -> PayloadReader:
         location = self._location(number)
