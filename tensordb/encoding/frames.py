@@ -215,7 +215,8 @@ class FrameTable:
             IntegrityError: if one does not match its checksum, or does not decode.
         """
         self._verified(indices.tolist())
-        kinds, spans, sizes = (array[indices] for array in self._arrays)
+        all_kinds, all_spans, all_sizes = self._arrays
+        kinds, spans, sizes = all_kinds[indices], all_spans[indices], all_sizes[indices]
         addresses = spans[:, 0] + np.uint64(self._address)
         kept: list[Any] = [self._payload]
         packed = np.flatnonzero(kinds == COMPRESSED)

@@ -57,7 +57,10 @@ def spread_rows(reader: PayloadReader, rows: NDArray[np.int64], targets: NDArray
 
 
 def spread_bytes(rows: NDArray[np.uint8], targets: NDArray[np.uint64]) -> bool:
-    """Copy ``rows[n, bytes]`` to memory, each to its target, for which the caller vouches; False if no loops are there."""
+    """Copy ``rows[n, bytes]`` to memory, each to its target; return False, nothing done, if no loops are there.
+
+    The caller vouches for the targets.
+    """
     loops = kernels.ready_to_spread(rows.nbytes)
     if loops is None:
         return False

@@ -1,4 +1,4 @@
-"""One epoch of a stream in one process: blocks decoded one after the other, and the batches or items that are in them."""
+"""One epoch of a stream in one process: blocks decoded one after the other, and the batches or items they fill."""
 
 from __future__ import annotations
 

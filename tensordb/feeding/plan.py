@@ -13,10 +13,12 @@ from tensordb.errors import InvalidInputError
 from tensordb.feeding.collating import Mixed, check_mixed
 from tensordb.feeding.items import Items
 from tensordb.feeding.schedule import (
+    Batched,
     Even,
     InOrder,
     Schedule,
     Shard,
+    Shuffle,
     Shuffled,
     Units,
     batches_in,
@@ -25,8 +27,8 @@ from tensordb.feeding.schedule import (
 )
 from tensordb.payloads import Pin
 
-_IN_ORDER_NBYTES = 8 << 20
-"""Raw bytes that are decoded at a time where nothing is shuffled."""
+_ADJACENT_NBYTES = 8 << 20
+"""Raw bytes that are decoded at a time where single records are not shuffled."""
 _ITEMS_NBYTES = 256 << 10
 """Raw bytes of single items that are decoded into one tensor, which lives as long as any of them."""
 State: TypeAlias = dict[str, Any]
@@ -50,7 +52,7 @@ class Plan:
         items: Items,
         pin: Pin | None,
         *,
-        shuffle: bool,
+        shuffle: Shuffle,
         seed: int | None,
         buffer: int,
         batch_size: int | None,
@@ -62,7 +64,7 @@ class Plan:
     ) -> None:
         self.items = items
         self._pin = pin
-        self.shuffle = _check_flag(shuffle, "shuffle")
+        self.shuffle = _check_shuffle(shuffle)
         self._drop_last = _check_flag(drop_last, "drop_last")
         self.seed = None if seed is None else check_number(seed, "seed", 0)
         self.buffer = check_number(buffer, "buffer", 1)
@@ -77,6 +79,8 @@ class Plan:
         index = items.index
         self._mean_nbytes = float(index.nbytes[index.objects.specs].mean()) if len(index.objects) else 0.0
         self.items_at_once = int(min(64, max(1, _ITEMS_NBYTES // max(1.0, self._mean_nbytes))))
+        if self.shuffle == "batches" and self.batch_size is None:
+            raise InvalidInputError("shuffle='batches' shuffles batches that the stream makes; give batch_size=")
         self._units: Units | None = units_of(items.index) if self.shuffle else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,12 +96,16 @@ class Plan:
     def schedule(self, seed: int, epoch: int) -> Schedule:
         """Return what this process reads in an epoch."""
         shard, batch, index = self.shard(), self.batch_size or 1, self.items.index
+        at_once = min(self.buffer, _ADJACENT_NBYTES)
         if self.shuffle:
             if self._units is None:
                 self._units = units_of(index)
-            options = (self._drop_last, self._even, seed, epoch, self.buffer)
-            return Shuffled(self._units, shard, batch, *options)
-        at_once = min(self.buffer, _IN_ORDER_NBYTES)
+            options = (self._units, shard, batch, self._drop_last, self._even, seed, epoch)
+            return (
+                Batched(*options, self._mean_nbytes, at_once)
+                if self.shuffle == "batches"
+                else Shuffled(*options, self.buffer)
+            )
         return InOrder(len(index), shard, batch, self._drop_last, self._even, self._mean_nbytes, at_once)
 
     def shard(self) -> Shard:
@@ -160,6 +168,12 @@ def _check_flag(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidInputError(f"{what} is {value!r}; give True or False")
     return value
+
+
+def _check_shuffle(value: Any) -> Shuffle:
+    if not isinstance(value, bool) and value != "batches":
+        raise InvalidInputError(f"shuffle is {value!r}; it is True, False or 'batches'")
+    return value  # type: ignore[no-any-return]
 
 
 def _check_even(value: Any) -> Even:

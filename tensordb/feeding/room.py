@@ -81,7 +81,8 @@ class Rows:
     def addresses(self, places: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return where rows are in memory."""
         which = self._starts.searchsorted(places, "right") - 1
-        return (self._bases[which] + (places - self._starts[which]) * self._size).astype(np.uint64)
+        addresses: NDArray[np.int64] = self._bases[which] + (places - self._starts[which]) * self._size
+        return addresses.view(np.uint64)
 
     def row(self, place: int) -> torch.Tensor:
         """Return one row."""
