@@ -68,7 +68,11 @@ class Room:
 
 
 class Rows:
-    """Rows of one spec in several tensors, numbered through; all must live as long as this is written to."""
+    """Rows of one spec in several tensors, numbered through; all must live as long as this is written to.
+
+    Attributes:
+        row_nbytes: Bytes of a row.
+    """
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         """Take contiguous tensors ``[rows, …]`` that have elements."""
@@ -76,12 +80,12 @@ class Rows:
         self._flat = [byte_view(tensor).reshape(len(tensor), -1) for tensor in tensors]
         self._starts = np.array([0, *accumulate(map(len, tensors))])
         self._bases = np.array([address_of(flat) for flat in self._flat], np.int64)
-        self._size = self._flat[0].shape[1]
+        self.row_nbytes: int = self._flat[0].shape[1]
 
     def addresses(self, places: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return where rows are in memory."""
         which = self._starts.searchsorted(places, "right") - 1
-        addresses: NDArray[np.int64] = self._bases[which] + (places - self._starts[which]) * self._size
+        addresses: NDArray[np.int64] = self._bases[which] + (places - self._starts[which]) * self.row_nbytes
         return addresses.view(np.uint64)
 
     def row(self, place: int) -> torch.Tensor:

@@ -32,8 +32,12 @@ _REMEMBERED = 512
 """Readers of payloads that are kept; one of a page takes some 50 KB."""
 _WHOLE_PAGE = 0.4
 """Share of a page's rows from which on it is faster to decode all of it."""
+_TASK_NBYTES = 2 << 20
+"""Raw bytes of records that one thread decodes at a time, if they are not of one page."""
 
 Positions = NDArray[np.int64]
+Requests = list[tuple[PayloadReader, Positions]]
+"""Pages, or objects, with rows of each."""
 
 
 class Source:
@@ -115,47 +119,61 @@ class Source:
         """
         numbers, rows = self._index.numbers[positions], self._index.rows[positions]
         bounds = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1], [True]]))
-        few = [(begin, end) for begin, end in pairwise(bounds.tolist()) if rows[begin] >= 0 and end - begin < FEW_ROWS]
-        many = [(begin, end) for begin, end in pairwise(bounds.tolist()) if rows[begin] < 0 or end - begin >= FEW_ROWS]
+        few, tasks, room = list[tuple[int, int]](), list[list[tuple[int, int]]](), 0
+        for begin, end in pairwise(bounds.tolist()):
+            if rows[begin] >= 0 and end - begin < FEW_ROWS:
+                few.append((begin, end))
+                continue
+            # One run, or several small ones: what a call costs is then nothing beside what it does.
+            if room < end - begin:
+                tasks.append([])
+                room = _TASK_NBYTES // out.row_nbytes
+            tasks[-1].append((begin, end))
+            room -= end - begin
+        if few:
+            self._fill_task(self._fill_few, positions, few, places, out)
 
         def work(task: int) -> None:
-            begin, end = many[task]
-            there = places[begin:end]
-            number, wanted = int(numbers[begin]), rows[begin:end].astype(np.int64)
-            self._guarded(positions[begin:end], there, out, lambda: self._fill_run(number, wanted, there, out))
+            self._fill_task(self._fill_runs, positions, tasks[task], places, out)
 
-        if few:
-            picked = np.concatenate([np.arange(begin, end) for begin, end in few])
-            there = places[picked]
-            self._guarded(positions[picked], there, out, lambda: self._fill_few(numbers, rows, few, there, out))
-        for_each(len(many), work, worth=2)
+        for_each(len(tasks), work, worth=2)
 
-    def _fill_run(self, number: int, rows: Positions, places: Positions, out: Rows) -> None:
-        """Decode the records of one object."""
-        reader = self._reader(number)
-        if rows[0] < 0:
-            for place in places.tolist():
-                reader.decode(out=out.row(place))
-        elif not spread_rows(reader, rows, out.addresses(places)):
-            stretch = out.stretch(places) if len(places) == reader.spec.shape[0] and _ascending(rows) else None
-            if stretch is not None:
-                reader.decode(out=stretch)
-            elif len(rows) >= _WHOLE_PAGE * reader.spec.shape[0]:
-                out.put(places, byte_view(reader.decode()).reshape(reader.spec.shape[0], -1)[rows])
-            else:
-                out.put(places, byte_view(reader.decode_rows(rows)).reshape(len(rows), -1))
-
-    def _fill_few(
+    def _fill_task(
         self,
-        numbers: NDArray[np.int32],
-        rows: NDArray[np.int32],
+        fill: Callable[[Requests, Positions, Rows], None],
+        positions: Positions,
         runs: Sequence[tuple[int, int]],
         places: Positions,
         out: Rows,
     ) -> None:
+        """Decode runs of records by `fill`, or where that finds damage, one by one.
+
+        The error then names the record; none of these may be damaged, if others of its page are.
+        """
+        picked = np.concatenate([np.arange(begin, end) for begin, end in runs])
+        mine, there = positions[picked], places[picked]
+        try:
+            numbers, rows = self._index.numbers, self._index.rows
+            heads = [(positions[begin], positions[begin:end]) for begin, end in runs]
+            fill([(self._reader(int(numbers[head])), rows[run].astype(np.int64)) for head, run in heads], there, out)
+        except (IntegrityError, FormatError):
+            for position, place in zip(mine.tolist(), there.tolist(), strict=True):
+                out.put(np.array([place]), byte_view(self.tensor(position))[None])
+
+    @staticmethod
+    def _fill_few(requests: Requests, places: Positions, out: Rows) -> None:
         """Decode single rows of pages, all in one pass."""
-        requests = [(self._reader(int(numbers[begin])), rows[begin:end]) for begin, end in runs]
         out.put(places, byte_view(decode_rows_many(requests)).reshape(len(places), -1))
+
+    @staticmethod
+    def _fill_runs(requests: Requests, places: Positions, out: Rows) -> None:
+        """Decode many rows of each page, or whole objects."""
+        if all(rows[0] >= 0 for _, rows in requests) and spread_rows(requests, out.addresses(places)):
+            return
+        at = 0
+        for reader, rows in requests:
+            _fill_run(reader, rows, places[at : at + len(rows)], out)
+            at += len(rows)
 
     def apart(self, positions: Positions) -> list[torch.Tensor]:
         """Return the tensors of records of several specs, each spec decoded in one go."""
@@ -166,17 +184,6 @@ class Source:
             for place, tensor in zip(chosen.tolist(), self.tensors(positions[chosen]), strict=True):
                 result[place] = tensor
         return result
-
-    def _guarded(self, positions: Positions, places: Positions, out: Rows, work: Callable[[], None]) -> None:
-        """Decode records by `work`, or where that finds damage, one by one.
-
-        The error then names the record; none of these may be damaged, if others of its page are.
-        """
-        try:
-            work()
-        except (IntegrityError, FormatError):
-            for position, place in zip(positions.tolist(), places.tolist(), strict=True):
-                out.put(np.array([place]), byte_view(self.tensor(position))[None])
 
     def _reader(self, number: int) -> PayloadReader:
         location = self._location(number)
@@ -213,6 +220,22 @@ class Source:
             assert self._folder is not None
             self._store = SegmentStore(self._folder / "segments", read_only=True, database_id=self._database_id)
         return self._store
+
+
+def _fill_run(reader: PayloadReader, rows: Positions, places: Positions, out: Rows) -> None:
+    """Decode the records of one object."""
+    if rows[0] < 0:
+        for place in places.tolist():
+            reader.decode(out=out.row(place))
+        return
+    count = reader.spec.shape[0]
+    stretch = out.stretch(places) if len(places) == count and _ascending(rows) else None
+    if stretch is not None:
+        reader.decode(out=stretch)
+    elif len(rows) >= _WHOLE_PAGE * count:
+        out.put(places, byte_view(reader.decode()).reshape(count, -1)[rows])
+    else:
+        out.put(places, byte_view(reader.decode_rows(rows)).reshape(len(rows), -1))
 
 
 def _ascending(numbers: NDArray[Any]) -> bool:

@@ -44,20 +44,18 @@ class Codec(ABC):
         """
 
     def decompress_frames(
-        self, data: memoryview, spans: NDArray[np.uint64], sizes: NDArray[np.uint64]
+        self, frames: Sequence[memoryview], sizes: NDArray[np.uint64]
     ) -> tuple[Any, NDArray[np.uint64]]:
-        """Return the originals of pieces of `data`: what keeps them alive, and where each begins in memory.
+        """Return the originals of many frames: what keeps them alive, and where each begins in memory.
 
         Args:
-            data: What holds them.
-            spans: Begin and length of each, ``[pieces, 2]``.
+            frames: At least one.
             sizes: Bytes of each once decompressed.
 
         Raises:
             IntegrityError: As for `decompress`.
         """
-        places = zip(spans.tolist(), sizes.tolist(), strict=True)
-        contents = [self.decompress(data[begin : begin + length], size) for (begin, length), size in places]
+        contents = [self.decompress(frame, size) for frame, size in zip(frames, sizes.tolist(), strict=True)]
         return contents, np.array([address_of_bytes(content) for content in contents], np.uint64)
 
     @abstractmethod

@@ -88,17 +88,16 @@ class Zstd(Codec):
             raise damaged(self.name, error) from error
 
     def decompress_frames(
-        self, data: memoryview, spans: NDArray[np.uint64], sizes: NDArray[np.uint64]
+        self, frames: Sequence[memoryview], sizes: NDArray[np.uint64]
     ) -> tuple[Any, NDArray[np.uint64]]:
         """Return the originals, made in one go without the GIL when there are many."""
-        if len(sizes) < _MANY_PIECES:
-            return Codec.decompress_frames(self, data, spans, sizes)
-        pieces = zstandard.BufferWithSegments(data, np.ascontiguousarray(spans).tobytes())
+        if len(frames) < _MANY_PIECES:
+            return Codec.decompress_frames(self, frames, sizes)
         try:
-            found = _decompressor().multi_decompress_to_buffer(pieces, decompressed_sizes=sizes.tobytes(), threads=1)
+            found = _decompressor().multi_decompress_to_buffer(frames, decompressed_sizes=sizes.tobytes(), threads=1)
         except zstandard.ZstdError as error:
             raise damaged(self.name, error) from error
-        return found, _addresses([found[index] for index in range(len(sizes))])
+        return found, _addresses([found[index] for index in range(len(frames))])
 
     def parameters(self) -> dict[str, Any]:
         """Return level, or the strategy that replaces it."""
