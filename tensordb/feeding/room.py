@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -22,49 +21,49 @@ _WORTH_KEEPING = 4096
 
 
 class Room:
-    """Gives out tensors and takes their memory back when they, and all that aliases them, are gone; thread-safe.
+    """Gives out tensors and takes their memory back when they, and all that aliases them, are gone.
 
-    What the system gives out anew it clears first, page by page, which takes as long as decoding does.
+    What the system gives out anew it clears first, page by page, which takes as long as decoding does. Any thread may
+    use it, and without a lock, which a thread that lets a tensor go could hold already.
     """
 
     def __init__(self, most_nbytes: int) -> None:
         """Take how many bytes to keep for the next time."""
         self._most_nbytes = most_nbytes
-        self._free: dict[int, deque[NDArray[np.uint8]]] = {}
-        self._kept = 0
+        self._free: dict[int, list[NDArray[np.uint8]]] = {}
         self._lent: dict[int, weakref.ref[Any]] = {}
+
+    @property
+    def kept_nbytes(self) -> int:
+        """Bytes that wait for the next time."""
+        return sum(size * len(pieces) for size, pieces in list(self._free.items()))
 
     def tensor(self, spec: TensorSpec) -> torch.Tensor:
         """Return a contiguous tensor whose values are whatever was there."""
         nbytes = nbytes_of(spec)
         if nbytes < _WORTH_KEEPING:
             return empty(spec)
-        memory = self._taken(nbytes)
+        try:
+            memory = self._free[nbytes].pop()
+        except (KeyError, IndexError):
+            memory = byte_view(empty(TensorSpec("uint8", (nbytes,))))
         lent = memory[:]  # what the tensor's storage holds, and what lives as long as that does
-        key = id(lent)
+        key, room = id(lent), weakref.ref(self)
 
         def back(_: Any) -> None:
-            self._lent.pop(key, None)
-            self._give_back(memory)
+            mine = room()
+            if mine is not None:
+                mine._give_back(key, memory)
 
         self._lent[key] = weakref.ref(lent, back)
         return torch.from_numpy(lent).view(dtype_from_name(spec.dtype)).reshape(spec.shape)
 
-    def _taken(self, nbytes: int) -> NDArray[np.uint8]:
-        try:
-            memory = self._free[nbytes].pop()
-        except (KeyError, IndexError):
-            return byte_view(empty(TensorSpec("uint8", (nbytes,))))
-        self._kept -= nbytes
-        return memory
-
-    def _give_back(self, memory: NDArray[np.uint8]) -> None:
-        if self._kept + memory.nbytes > self._most_nbytes:
+    def _give_back(self, key: int, memory: NDArray[np.uint8]) -> None:
+        self._lent.pop(key, None)
+        if self.kept_nbytes + memory.nbytes > self._most_nbytes:
             self._free.clear()  # of other sizes, mostly
-            self._kept = 0
         if memory.nbytes <= self._most_nbytes:
-            self._free.setdefault(memory.nbytes, deque()).append(memory)
-            self._kept += memory.nbytes
+            self._free.setdefault(memory.nbytes, []).append(memory)
 
 
 class Rows:

@@ -1,5 +1,7 @@
 """Memory for batches: used again when nobody holds it any more, and not before."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -27,10 +29,22 @@ def test_no_more_memory_is_kept_than_was_allowed() -> None:
     del held
     again = [room.tensor(SPEC) for _ in range(2)]
     assert {tensor.data_ptr() for tensor in again} <= addresses
-    assert room._kept <= 40_000
+    assert room.kept_nbytes <= 40_000
     large = room.tensor(TensorSpec("uint8", (100_000,)))
     del large
-    assert room._kept <= 40_000
+    assert room.kept_nbytes <= 40_000
+
+
+def test_memory_goes_with_its_room_at_once() -> None:
+    room = Room(1 << 20)
+    del [room.tensor(SPEC)][0]
+    (memory,) = room._free[16_000]
+    gone = weakref.ref(memory)
+    del memory
+    held = room.tensor(TensorSpec("float32", (8, 1000)))
+    del room
+    assert gone() is None
+    held.fill_(1)  # what is still held stays
 
 
 @pytest.mark.parametrize("dtype", ["complex32", "bool", "float8_e4m3fn", "uint16", "complex128", "int64"])
