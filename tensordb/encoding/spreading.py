@@ -81,7 +81,8 @@ def _frames_of(reader: PayloadReader, rows: Rows) -> tuple[Chunks, Rows, Rows, R
     touched[chunk] = True
     numbers = np.flatnonzero(touched) + low // per_chunk
     frames = (numbers[:, None] * layout.group_count + np.arange(layout.group_count)).reshape(-1)
-    return chunks, frames, (np.cumsum(touched) - 1)[chunk], within
+    which = chunk if len(numbers) == len(touched) else (np.cumsum(touched) - 1)[chunk]
+    return chunks, frames, which, within
 
 
 def spread_bytes(rows: NDArray[np.uint8], targets: NDArray[np.uint64]) -> bool:

@@ -94,7 +94,7 @@ class Zstd(Codec):
         if len(frames) < _MANY_PIECES:
             return Codec.decompress_frames(self, frames, sizes)
         try:
-            found = _decompressor().multi_decompress_to_buffer(frames, decompressed_sizes=sizes.tobytes(), threads=1)
+            found = _decompressor().multi_decompress_to_buffer([*frames], decompressed_sizes=sizes.tobytes(), threads=1)
         except zstandard.ZstdError as error:
             raise damaged(self.name, error) from error
         return found, _addresses([found[index] for index in range(len(frames))])
