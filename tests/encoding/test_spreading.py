@@ -7,7 +7,8 @@ import torch
 from tensordb.encoding import PayloadReader, kernels
 from tensordb.encoding.spreading import spread_bytes, spread_rows
 from tensordb.errors import IntegrityError
-from tensordb.tensors import byte_view
+from tensordb.model import TensorSpec
+from tensordb.tensors import byte_view, dtype_from_name, nbytes_of
 
 from .samples import DTYPES, payload_of, random_bits, stored
 
@@ -22,8 +23,8 @@ def _loaded() -> None:
 
 def spread(readers: list[PayloadReader], rows: list[list[int]]) -> torch.Tensor | None:
     """Return the rows, each written into a place of its own between bytes that must stay as they are."""
-    shape, dtype = readers[0].spec.shape[1:], readers[0].decode().dtype
-    size = readers[0].decode()[0].nbytes
+    spec = TensorSpec(readers[0].spec.dtype, readers[0].spec.shape[1:])
+    size = nbytes_of(spec)
     count = sum(map(len, rows))
     room = np.full((count, size + GUARD), 0xA5, np.uint8)
     places = np.random.default_rng(0).permutation(count)
@@ -33,7 +34,7 @@ def spread(readers: list[PayloadReader], rows: list[list[int]]) -> torch.Tensor 
         assert (room == 0xA5).all()
         return None
     assert (room[:, size:] == 0xA5).all()
-    return torch.from_numpy(room[places, :size].copy()).view(dtype).reshape(count, *shape)
+    return torch.from_numpy(room[places, :size].copy()).view(dtype_from_name(spec.dtype)).reshape(count, *spec.shape)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -114,6 +114,17 @@ def test_shuffled_batches_are_runs_of_adjacent_records_in_random_order(data: Ten
     assert set(numbers(dropped[0])) != set(numbers(dropped[1]))  # not the same are left out each time
 
 
+def test_only_the_last_batches_of_a_rank_are_made_of_the_rests_that_cuts_leave() -> None:
+    units = Units(None, np.array([0, 1000]), np.array([10]))
+    for rank, seed in itertools.product(range(3), range(5)):
+        made = Batched(units, Shard(rank, 3), 16, False, None, seed, 0, 10.0, 1000)
+        blocks = [made.block(number) for number in range(len(made.starts) - 1)]
+        records = np.concatenate([block.positions for block in blocks])
+        torn = [at // 16 for at in range(0, len(records), 16) if (np.diff(records[at : at + 16]) % 1000 != 1).any()]
+        assert torn == list(range(len(records) // 16 + 1))[len(records) // 16 + 1 - len(torn) :]
+        assert len(torn) <= 2
+
+
 def test_shuffled_batches_follow_how_records_are_stored(db: TensorStorage) -> None:
     data = db.dataset("d", "metadata.n < 595", columns="n", order_by="metadata.label")
     batches = list(data.stream(shuffle="batches", seed=3, batch_size=85))
