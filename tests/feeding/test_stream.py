@@ -40,25 +40,20 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 7, 64, COUNT, 5000])
-@pytest.mark.parametrize("shuffle", [False, True, "batches"])
-@pytest.mark.parametrize("buffer", [1, 50_000, 1 << 30])
-def test_every_record_comes_once_with_its_columns(
-    db: TensorStorage, batch_size: int | None, shuffle: Any, buffer: int, loops: str
-) -> None:
-    if shuffle == "batches" and batch_size is None:
-        pytest.skip("there are no batches")
-    data = db.dataset("d", columns=("tensor", "n", "text"))
-    seen = []
-    for tensor, number, text in data.stream(batch_size=batch_size, shuffle=shuffle, seed=3, buffer=buffer):
-        shaped = tensor if batch_size else tensor[None]
-        wanted = number.tolist() if batch_size else [number]
-        assert shaped.equal(rows()[wanted])
-        assert (text if batch_size else [text]) == [f"t{n}" for n in wanted]
-        assert len(wanted) == min(batch_size or 1, COUNT - len(seen))
-        seen += wanted
-    assert sorted(seen) == list(range(COUNT))
-    if not shuffle or (batch_size or 1) < COUNT:
-        assert (seen == list(range(COUNT))) is not bool(shuffle)
+def test_every_record_comes_once_with_its_columns(db: TensorStorage, batch_size: int | None, loops: str) -> None:
+    data, made = db.dataset("d", columns=("tensor", "n", "text")), rows()
+    shuffles: list[Any] = [False, True] if batch_size is None else [False, True, "batches"]
+    for shuffle, buffer in itertools.product(shuffles, (1, 50_000, 1 << 30)):
+        seen = []
+        for tensor, number, text in data.stream(batch_size=batch_size, shuffle=shuffle, seed=3, buffer=buffer):
+            shaped = tensor if batch_size else tensor[None]
+            wanted = number.tolist() if batch_size else [number]
+            assert shaped.equal(made[wanted])
+            assert (text if batch_size else [text]) == [f"t{n}" for n in wanted]
+            assert len(wanted) == min(batch_size or 1, COUNT - len(seen))
+            seen += wanted
+        assert sorted(seen) == list(range(COUNT))
+        assert (seen == list(range(COUNT))) is (not shuffle)
 
 
 def test_batches_are_the_callers_own(db: TensorStorage, loops: str) -> None:
