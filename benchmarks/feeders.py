@@ -6,6 +6,7 @@ A batch is a tensor of its own, ``[batch, …]``. Each competitor feeds in the f
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -27,12 +28,16 @@ class Feeder(ABC):
         package: Importable package that it needs.
         shuffle: What is shuffled.
         on_disk: Whether it reads from a disk.
+        with_workers: Whether a `DataLoader` can spread its work over processes.
+        like: Another one that writes the same files, which are then written once.
     """
 
     name: ClassVar[str]
     package: ClassVar[str]
     shuffle: ClassVar[str] = "records"
     on_disk: ClassVar[bool] = True
+    with_workers: ClassVar[bool] = True
+    like: ClassVar[str | None] = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,6 +46,15 @@ class Feeder(ABC):
     @abstractmethod
     def write(self, stack: Tensor) -> None:
         """Store the records."""
+
+    @classmethod
+    def load(cls) -> None:
+        """Load the libraries."""
+        importlib.import_module(cls.package)
+
+    def open(self, spec: Sequence[int], count: int) -> None:
+        """Open what was written before, in this process or another, of so many records of this shape."""
+        self.spec = tuple(spec)
 
     @abstractmethod
     def epoch(self, batch: int, workers: int, seed: int) -> Iterable[Tensor]:
@@ -73,28 +87,69 @@ class TensorDB(Feeder):
     name = "tensordb"
     package = "tensordb"
     shuffle = "pages, and records within 32 MB"
+    preset: ClassVar[str] = "lossless"
+    mode: ClassVar[Any] = True
 
     def write(self, stack: Tensor) -> None:
-        """Insert it in ten commits, with a field that picks a tenth."""
+        """Insert it in ten commits, with fields that pick a tenth: scattered, and together."""
         from tensordb import TensorStorage
 
-        self._db = TensorStorage(self.path)
-        self._db.create_dataset("data")
-        part = max(1, len(stack) // 10)
-        for start in range(0, len(stack), part):
-            rows = stack[start : start + part]
-            self._db.insert_many("data", rows, [{"tenth": number % 10} for number in range(start, start + len(rows))])
+        with TensorStorage(self.path, compression_preset=self.preset) as db:
+            db.create_dataset("data")
+            part = max(1, len(stack) // 10)
+            for start in range(0, len(stack), part):
+                rows = stack[start : start + part]
+                numbers = range(start, start + len(rows))
+                db.insert_many("data", rows, [{"tenth": n % 10, "part": n * 10 // len(stack)} for n in numbers])
+
+    @classmethod
+    def load(cls) -> None:
+        """Load DuckDB and Arrow, too, which it does only when they are needed."""
+        for name in ("duckdb", "pyarrow", "tensordb.storage"):
+            importlib.import_module(name)
+
+    def open(self, spec: Sequence[int], count: int) -> None:
+        """Take the snapshots."""
+        from tensordb import TensorStorage
+
+        self._db = TensorStorage(self.path, read_only=True)
         self.data = self._db.dataset("data")
         self.tenth = self._db.dataset("data", "metadata.tenth = 3")
+        self.part = self._db.dataset("data", "metadata.part = 3")
 
     def epoch(self, batch: int, workers: int, seed: int) -> Iterable[Tensor]:
         """Stream it; without workers there is no need of a loader."""
-        stream = self.data.stream(shuffle=True, seed=seed, batch_size=batch)
+        stream = self.data.stream(shuffle=self.mode, seed=seed, batch_size=batch)
         return DataLoader(stream, batch_size=None, num_workers=workers) if workers else stream
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+
+class TensorDBBatches(TensorDB):
+    """The same, and whole batches shuffled, as Lance does it."""
+
+    name = "tensordb batches"
+    shuffle = "batches of adjacent records"
+    mode = "batches"
+    like = "tensordb"
+
+
+class TensorDBRaw(TensorDB):
+    """The preset without compression: as many bytes as Lance has for floats."""
+
+    name = "tensordb none"
+    preset = "none"
+
+
+class TensorDBRawBatches(TensorDBRaw):
+    """The same, and whole batches shuffled."""
+
+    name = "tensordb none batches"
+    shuffle = "batches of adjacent records"
+    mode = "batches"
+    like = "tensordb none"
 
 
 class LanceRows(Feeder):
@@ -112,7 +167,6 @@ class LanceRows(Feeder):
         column = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1).numpy()), flat.shape[1])
         table = pa.table({"tensor": column})
         lance.write_dataset(table, str(self.path))
-        self.spec = tuple(stack.shape[1:])
 
     def epoch(self, batch: int, workers: int, seed: int) -> Iterable[Tensor]:
         """Take the rows of each batch."""
@@ -125,6 +179,8 @@ class LanceBatches(LanceRows):
 
     name = "lance"
     shuffle = "batches of adjacent records"
+    like = "lance take"
+    with_workers = False  # its sampler gives every worker all batches
 
     def epoch(self, batch: int, workers: int, seed: int) -> Iterable[Tensor]:
         """Scan batches in random order."""
@@ -150,8 +206,13 @@ class HuggingFace(Feeder):
         column = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1).numpy()), flat.shape[1])
         datasets.disable_progress_bars()
         datasets.Dataset(pa.table({"tensor": column})).save_to_disk(str(self.path))
+
+    def open(self, spec: Sequence[int], count: int) -> None:
+        """Map the table."""
+        import datasets
+
+        super().open(spec, count)
         self._data = datasets.load_from_disk(str(self.path)).with_format("torch")
-        self.spec = tuple(stack.shape[1:])
 
     def epoch(self, batch: int, workers: int, seed: int) -> Iterable[Tensor]:
         """Index it, a batch at a time."""
@@ -198,14 +259,32 @@ class Safetensors(Feeder):
         rows = max(1, min(FILE_ROWS, (64 << 20) // stack[0].nbytes))
         for number, start in enumerate(range(0, len(stack), rows)):
             save_file({"rows": stack[start : start + rows].contiguous()}, self.path / f"{number:05d}.safetensors")
-        self._rows, self._count = rows, len(stack)
+
+    def open(self, spec: Sequence[int], count: int) -> None:
+        """See how many rows a file has."""
+        from safetensors import safe_open
+
+        super().open(spec, count)
+        with safe_open(self.path / "00000.safetensors", "pt") as file:
+            self._rows, self._count = file.get_slice("rows").get_shape()[0], count
 
     def epoch(self, batch: int, workers: int, seed: int) -> Iterable[Tensor]:
         """Read rows one by one."""
         return _loader(_SafetensorsRows(self.path, self._rows, self._count), batch, workers, seed)
 
 
-FEEDERS: tuple[type[Feeder], ...] = (TensorDB, InMemory, LanceRows, LanceBatches, LitData, HuggingFace, Safetensors)
+FEEDERS: tuple[type[Feeder], ...] = (
+    TensorDB,
+    TensorDBBatches,
+    TensorDBRaw,
+    TensorDBRawBatches,
+    InMemory,
+    LanceRows,
+    LanceBatches,
+    LitData,
+    HuggingFace,
+    Safetensors,
+)
 
 
 def installed_feeders(names: Sequence[str]) -> list[type[Feeder]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -211,6 +212,11 @@ class FrameTable:
             for index, content in zip(indices, contents, strict=True)
         ]
 
+    @cached_property
+    def _arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
+        """Kinds, places and decoded sizes of all frames."""
+        return np.array(self.kinds, np.uint8), np.array(self.starts, np.uint64), np.array(self.sizes, np.uint64)
+
     def _verified(self, indices: Sequence[int]) -> list[memoryview]:
         # Random reads spend their time here: comprehensions, as a call for each frame would double it.
         stored = [self._payload[self.starts[index] : self._ends[index]] for index in indices]
@@ -251,6 +257,44 @@ class FrameTable:
         for end, start in zip(self._ends, self.starts[1:], strict=False):
             if any(self._payload[end:start]):
                 raise IntegrityError(f"padding at byte {end} is not zero; restore the payload from a copy")
+
+
+def locate(requests: Sequence[tuple[FrameTable, NDArray[np.int64]]], codec: Codec) -> tuple[Any, NDArray[np.uint64]]:
+    """Return the decoded bytes of many frames of many payloads: what keeps them alive, and where each is in memory.
+
+    Raw ones lie in their payloads, which must be kept, too.
+
+    Args:
+        requests: For each payload numbers of its frames.
+        codec: Of all of them.
+
+    Raises:
+        IntegrityError: if a frame does not match its checksum, or does not decode.
+    """
+    kept: list[Any] = []
+    addresses: list[NDArray[np.uint64]] = []
+    sizes: list[NDArray[np.uint64]] = []
+    packed: list[memoryview] = []
+    places: list[NDArray[np.int64]] = []
+    at = 0
+    for table, indices in requests:
+        kinds, starts, decoded = table._arrays
+        stored, kind = table._verified(indices.tolist()), kinds[indices]
+        addresses.append(starts[indices] + np.uint64(table._address))
+        for place in np.flatnonzero(kind == CONSTANT).tolist():
+            index = int(indices[place])
+            kept.append(bytes((table.values[index],)) * table.sizes[index])
+            addresses[-1][place] = address_of_bytes(kept[-1])
+        chosen = np.flatnonzero(kind == COMPRESSED)
+        packed += [stored[place] for place in chosen.tolist()]
+        sizes.append(decoded[indices[chosen]])
+        places.append(chosen + at)
+        at += len(indices)
+    joined = np.concatenate(addresses)
+    if packed:
+        content, joined[np.concatenate(places)] = codec.decompress_frames(packed, np.concatenate(sizes))
+        kept.append(content)
+    return kept, joined
 
 
 def _check_entry(index: int, kind: int, value: int, size: int, loose: bool) -> None:

@@ -42,14 +42,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def for_each(count: int, work: Callable[[int], None]) -> None:
+def for_each(count: int, work: Callable[[int], None], *, worth: int = WORTH_WAKING) -> None:
     """Call ``work(i)`` for each i below `count`, on all cores, and return when all are done.
 
     The calling thread takes part. A call from within `work` runs in its own thread, so nesting cannot deadlock. The
-    first exception is raised after the calls under way have ended; no new ones are started.
+    first exception is raised after the calls under way have ended; no new ones are started. Below `worth` calls nobody
+    else is woken.
     """
     cores = min(_cores(), count)
-    if cores <= 1 or count < WORTH_WAKING or getattr(_inside, "active", False):
+    if cores <= 1 or count < worth or getattr(_inside, "active", False):
         for index in range(count):
             work(index)
         return

@@ -1,94 +1,123 @@
-"""Blocks of a schedule in memory, from which batches are picked.
+"""Blocks of a schedule, decoded page by page straight into the batches that their records are in.
 
-Small records of one spec are decoded page by page into one piece of memory, which the next but one block uses again;
-what is picked is copied. Large ones are decoded straight into the batch. Only records of several specs become tensors
-one by one.
+Nothing is copied from there: a batch that begins in one block and ends in another is one tensor that both write to.
+Only records of several specs become tensors one by one.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from tensordb.feeding.schedule import Block
+from tensordb.feeding.room import Room, Rows
+from tensordb.feeding.schedule import Block, Numbers, Schedule
 from tensordb.feeding.source import Source
 from tensordb.model import TensorSpec
-from tensordb.tensors import byte_view, empty, nbytes_of, view_of
+from tensordb.tensors import nbytes_of
 
-_LARGE_NBYTES = 128 << 10
-"""Raw bytes from which on a record has an object of its own, and to copy it costs more than a call."""
-
-
-class Loaded(Protocol):
-    """A block that is ready."""
-
-    def batch(self, begin: int, end: int) -> torch.Tensor | list[torch.Tensor]:
-        """Return the records that come from `begin` to `end` (exclusive): stacked, or a list if their specs differ."""
+Stretch: TypeAlias = "tuple[Numbers, torch.Tensor | list[torch.Tensor], int]"
+"""Records, a tensor that has them or a list of theirs, and in which row of it they begin."""
 
 
-class Memory:
-    """One piece of memory, grown when needed."""
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A batch that ends in a later block.
 
-    def __init__(self) -> None:
-        self._room = torch.empty(0, dtype=torch.uint8)
-
-    def tensor(self, spec: TensorSpec) -> torch.Tensor:
-        """Return a tensor in it, whose values are whatever was there."""
-        nbytes = nbytes_of(spec)
-        if self._room.numel() < nbytes:
-            self._room = empty(TensorSpec("uint8", (nbytes,)))
-        return view_of(byte_view(self._room)[:nbytes], spec)
-
-
-def load(source: Source, block: Block, memory: Memory) -> Loaded:
-    """Read a block.
-
-    Raises:
-        IntegrityError: A record is damaged.
+    Attributes:
+        first: Its first record.
+        spec: Of a record.
+        tensor: All of it.
     """
-    spec = source.common_spec(block.positions)
-    if spec is None:
-        return _Listed(source, block)
-    if not 0 < nbytes_of(spec) <= _LARGE_NBYTES:
-        return _Direct(source, block)
-    out = memory.tensor(TensorSpec(spec.dtype, (len(block.positions), *spec.shape)))
-    source.fill(block.positions, out)
-    return _Stacked(block, spec, out)
+
+    first: int
+    spec: TensorSpec
+    tensor: torch.Tensor
 
 
-class _Stacked:
-    def __init__(self, block: Block, spec: TensorSpec, rows: torch.Tensor) -> None:
-        self._turns = block.turns
-        self._spec = spec
-        self._rows = byte_view(rows).reshape(len(rows), -1)
+class Loaded:
+    """A block that is ready: what it has of each batch. What was taken is no longer held."""
 
-    def batch(self, begin: int, end: int) -> torch.Tensor:
-        out = empty(TensorSpec(self._spec.dtype, (end - begin, *self._spec.shape)))
-        flat = byte_view(out).reshape(end - begin, -1)
-        if self._turns is None:
-            flat[:] = self._rows[begin:end]
-        else:
-            # Not torch: its threads, of which one is enough, would keep the cores from those that decode. Clipping,
-            # which never happens, lets NumPy write in place.
-            self._rows.take(self._turns[begin:end], axis=0, out=flat, mode="clip")
-        return out
+    def __init__(self, stretches: dict[int, Stretch]) -> None:
+        self._stretches = stretches
+
+    def take(self, begin: int) -> Stretch:
+        """Return the stretch that begins with a record, given by its number in the worker's share."""
+        return self._stretches.pop(begin)
 
 
-class _Direct:
-    def __init__(self, source: Source, block: Block) -> None:
+class Blocks:
+    """Reads the blocks of a schedule in their order, from some record on; one thread at a time.
+
+    Args:
+        source: The tensors; None to leave them out.
+        schedule: What there is to read.
+        batch: Records in a batch; batches begin at its multiples.
+        begin: First record to read.
+        room: Memory for the batches.
+    """
+
+    def __init__(self, source: Source | None, schedule: Schedule, batch: int, begin: int, room: Room) -> None:
         self._source = source
-        self._block = block
+        self._schedule = schedule
+        self._batch = batch
+        self._first = begin
+        self._room = room
+        self._begun: _Begun | None = None
 
-    def batch(self, begin: int, end: int) -> torch.Tensor | list[torch.Tensor]:
-        return self._source.tensors(self._block.picked(begin, end))
+    def load(self, number: int) -> Loaded:
+        """Read a block, but for its records before the first.
+
+        Raises:
+            IntegrityError: A record is damaged.
+        """
+        start, end = self._schedule.starts[number : number + 2].tolist()
+        begin = max(start, self._first)
+        first, after = begin // self._batch + 1, -(-end // self._batch)
+        edges = [begin, *range(first * self._batch, after * self._batch, self._batch), end]
+        block = self._schedule.block(number)
+        picked = block.picked(begin - start, end - start)
+        parts = {low: picked[low - begin : high - begin] for low, high in pairwise(edges)}
+        if self._source is None:
+            return Loaded({low: (part, [], 0) for low, part in parts.items()})
+        spec = self._source.common_spec(picked)
+        if spec is None:
+            tensors = self._source.apart(picked)
+            return Loaded({low: (parts[low], tensors[low - begin : high - begin], 0) for low, high in pairwise(edges)})
+        places = [self._place(low, high, spec) for low, high in pairwise(edges)]
+        if nbytes_of(spec):
+            rows = [tensor[at : at + len(part)] for part, (tensor, at) in zip(parts.values(), places, strict=True)]
+            _fill(self._source, block, begin - start, Rows(rows))
+        self._keep(edges[-2], end, spec, places[-1][0])
+        return Loaded({low: (parts[low], *place) for low, place in zip(parts, places, strict=True)})
+
+    def _place(self, low: int, high: int, spec: TensorSpec) -> tuple[torch.Tensor, int]:
+        """Return the tensor for a stretch of a batch, and the row in which it begins there."""
+        first = low // self._batch * self._batch
+        if low == first:
+            size = min(self._batch, int(self._schedule.starts[-1]) - first)
+            return self._room.tensor(TensorSpec(spec.dtype, (size, *spec.shape))), 0
+        if self._begun is not None and (self._begun.first, self._begun.spec) == (first, spec):
+            return self._begun.tensor, low - first
+        return self._room.tensor(TensorSpec(spec.dtype, (high - low, *spec.shape))), 0
+
+    def _keep(self, low: int, end: int, spec: TensorSpec, tensor: torch.Tensor) -> None:
+        """Note the batch that the next block goes on with, whose last stretch here begins at `low`."""
+        first = low // self._batch * self._batch
+        whole = len(tensor) == min(self._batch, int(self._schedule.starts[-1]) - first)
+        self._begun = _Begun(first, spec, tensor) if whole and end < first + len(tensor) else None
 
 
-class _Listed:
-    def __init__(self, source: Source, block: Block) -> None:
-        self._tensors = source.tensors(block.positions)
-        self._turns = np.arange(len(block.positions)) if block.turns is None else block.turns
-
-    def batch(self, begin: int, end: int) -> list[torch.Tensor]:
-        return [self._tensors[turn] for turn in self._turns[begin:end].tolist()]
+def _fill(source: Source, block: Block, skipped: int, rows: Rows) -> None:
+    """Decode the records of a block, page by page, into where each belongs; those that come first are left out."""
+    places = np.arange(len(block.positions))
+    if block.turns is not None:
+        places[block.turns] = places.copy()
+    if skipped:
+        wanted = places >= skipped
+        source.fill(block.positions[wanted], rows, places[wanted] - skipped)
+    else:
+        source.fill(block.positions, rows, places)

@@ -20,7 +20,7 @@ from tensordb.feeding.collating import Mixed
 from tensordb.feeding.index import TENSOR, take_index
 from tensordb.feeding.items import Items, names_of
 from tensordb.feeding.plan import Plan
-from tensordb.feeding.schedule import Even
+from tensordb.feeding.schedule import Even, Shuffle
 from tensordb.feeding.source import Source
 from tensordb.feeding.stream import TensorStream
 
@@ -93,7 +93,7 @@ class TensorDataset(Exporting, Dataset[Any]):
     def stream(
         self,
         *,
-        shuffle: bool = False,
+        shuffle: Shuffle = False,
         seed: int | None = None,
         buffer: int = BUFFER_NBYTES,
         batch_size: int | None = None,
@@ -110,9 +110,12 @@ class TensorDataset(Exporting, Dataset[Any]):
 
         Args:
             shuffle: Put the pages into a random order, and shuffle the records of several pages (see `buffer`).
+                ``"batches"``: each batch is a run of records as they are stored, and the batches come in random order;
+                records that were inserted together stay together.
             seed: The order of an epoch follows from it and `TensorStream.set_epoch`. None: another order each time,
                 drawn from torch's generator; with several ranks, which must draw the same, it has to be given.
-            buffer: Raw bytes of the records that are shuffled together; about twice as many are held in memory.
+            buffer: Raw bytes of the records that are shuffled together; about twice as many are held in memory, until
+                the stream is gone.
             batch_size: Records in a batch; None for single items.
             drop_last: Leave out a last batch that is smaller.
             mixed: For batches whose tensors differ in shape: ``"error"``, ``"pad"``, ``"nested"`` or ``"list"``; see

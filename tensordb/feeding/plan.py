@@ -13,10 +13,12 @@ from tensordb.errors import InvalidInputError
 from tensordb.feeding.collating import Mixed, check_mixed
 from tensordb.feeding.items import Items
 from tensordb.feeding.schedule import (
+    Batched,
     Even,
     InOrder,
     Schedule,
     Shard,
+    Shuffle,
     Shuffled,
     Units,
     batches_in,
@@ -25,8 +27,10 @@ from tensordb.feeding.schedule import (
 )
 from tensordb.payloads import Pin
 
-_IN_ORDER_NBYTES = 8 << 20
-"""Raw bytes that are decoded at a time where nothing is shuffled."""
+_ADJACENT_NBYTES = 8 << 20
+"""Raw bytes that are decoded at a time where single records are not shuffled."""
+_ITEMS_NBYTES = 256 << 10
+"""Raw bytes of single items that are decoded into one tensor, which lives as long as any of them."""
 State: TypeAlias = dict[str, Any]
 
 
@@ -38,7 +42,9 @@ class Plan:
         batch_size: Records in a batch; None for single items.
         mixed: What to do with tensors of different shapes.
         seed: None to draw one.
-        shuffle: Whether the order is random.
+        shuffle: Whether the order is random, and if so, of what.
+        buffer: Raw bytes that are shuffled together.
+        items_at_once: How many single items are decoded into one tensor.
     """
 
     def __init__(
@@ -46,7 +52,7 @@ class Plan:
         items: Items,
         pin: Pin | None,
         *,
-        shuffle: bool,
+        shuffle: Shuffle,
         seed: int | None,
         buffer: int,
         batch_size: int | None,
@@ -58,10 +64,10 @@ class Plan:
     ) -> None:
         self.items = items
         self._pin = pin
-        self.shuffle = _check_flag(shuffle, "shuffle")
+        self.shuffle = _check_shuffle(shuffle)
         self._drop_last = _check_flag(drop_last, "drop_last")
         self.seed = None if seed is None else check_number(seed, "seed", 0)
-        self._buffer = check_number(buffer, "buffer", 1)
+        self.buffer = check_number(buffer, "buffer", 1)
         self.batch_size = None if batch_size is None else check_number(batch_size, "batch_size", 1)
         self.mixed = check_mixed(mixed)
         self._even = _check_even(even)
@@ -70,6 +76,11 @@ class Plan:
             raise InvalidInputError("shuffling on several ranks needs a seed=, the same on all of them")
         if self._drop_last and self.batch_size is None:
             raise InvalidInputError("drop_last=True leaves out a smaller batch; give batch_size=, or the DataLoader's")
+        index = items.index
+        self._mean_nbytes = float(index.nbytes[index.objects.specs].mean()) if len(index.objects) else 0.0
+        self.items_at_once = int(min(64, max(1, _ITEMS_NBYTES // max(1.0, self._mean_nbytes))))
+        if self.shuffle == "batches" and self.batch_size is None:
+            raise InvalidInputError("shuffle='batches' shuffles batches that the stream makes; give batch_size=")
         self._units: Units | None = units_of(items.index) if self.shuffle else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,14 +96,17 @@ class Plan:
     def schedule(self, seed: int, epoch: int) -> Schedule:
         """Return what this process reads in an epoch."""
         shard, batch, index = self.shard(), self.batch_size or 1, self.items.index
+        at_once = min(self.buffer, _ADJACENT_NBYTES)
         if self.shuffle:
             if self._units is None:
                 self._units = units_of(index)
-            options = (self._drop_last, self._even, seed, epoch, self._buffer)
-            return Shuffled(self._units, shard, batch, *options)
-        mean = float(index.nbytes[index.objects.specs].mean()) if len(index.objects) else 0.0
-        at_once = min(self._buffer, _IN_ORDER_NBYTES)
-        return InOrder(len(index), shard, batch, self._drop_last, self._even, mean, at_once)
+            options = (self._units, shard, batch, self._drop_last, self._even, seed, epoch)
+            return (
+                Batched(*options, self._mean_nbytes, at_once)
+                if self.shuffle == "batches"
+                else Shuffled(*options, self.buffer)
+            )
+        return InOrder(len(index), shard, batch, self._drop_last, self._even, self._mean_nbytes, at_once)
 
     def shard(self) -> Shard:
         """Return which rank and worker this process is."""
@@ -127,7 +141,7 @@ class Plan:
 
     def _layout(self) -> list[Any]:
         """Return what a state depends on."""
-        return [len(self.items), self.shuffle, self._buffer, self.batch_size, self._drop_last, self._even]
+        return [len(self.items), self.shuffle, self.buffer, self.batch_size, self._drop_last, self._even]
 
 
 def check_number(value: Any, what: str, least: int) -> int:
@@ -154,6 +168,12 @@ def _check_flag(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidInputError(f"{what} is {value!r}; give True or False")
     return value
+
+
+def _check_shuffle(value: Any) -> Shuffle:
+    if not isinstance(value, bool) and value != "batches":
+        raise InvalidInputError(f"shuffle is {value!r}; it is True, False or 'batches'")
+    return value  # type: ignore[no-any-return]
 
 
 def _check_even(value: Any) -> Even:

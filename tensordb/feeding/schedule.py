@@ -2,8 +2,9 @@
 
 Shuffled, the pages of all records are put into a random order, the sequence of their records is cut into shares, and
 each share into blocks of several pages, in which single records are shuffled. So a page is read once, by one worker,
-but for those that a cut goes through, and each record comes exactly once. In order, batches are dealt out to the
-workers in turn, so that a loader that asks them in turn has the order of the dataset.
+but for those that a cut goes through, and each record comes exactly once. Where whole batches are shuffled, each is a
+run of records as they are stored. In order, batches are dealt out to the workers in turn, so that a loader that asks
+them in turn has the order of the dataset.
 
 Everything follows from the seed, the epoch and the shares: a position can be found again without reading anything.
 """
@@ -20,6 +21,7 @@ from tensordb.feeding.index import Index
 
 Numbers: TypeAlias = NDArray[np.int64]
 Even: TypeAlias = Literal["drop", "pad"] | None
+Shuffle: TypeAlias = bool | Literal["batches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +122,7 @@ class Shuffled:
         self._chosen = chosen[pieces[0]]
         self._begins, self._ends = pieces[1], pieces[2]
         sizes = self._ends - self._begins
-        nbytes = sizes * units.nbytes[self._chosen]
-        # The first block has a quarter of the others, so that the first batch comes soon.
-        self._bounds = _edges((np.cumsum(nbytes) - nbytes + buffer * 3 // 4) // buffer)
+        self._bounds = _blocks(sizes * units.nbytes[self._chosen], buffer)
         self.starts: Numbers = np.concatenate([[0], np.cumsum(sizes)])[self._bounds]
 
     def block(self, number: int) -> Block:
@@ -134,6 +134,52 @@ class Shuffled:
         if self._units.order is not None:
             positions = self._units.order[positions]
         return Block(positions, np.random.default_rng([*self._seed, number]).permutation(len(positions)))
+
+
+class Batched:
+    """A worker's share of batches of adjacent records, in random order.
+
+    The records, as they are stored, are a ring, which is cut into batches from a random record on: which records come
+    together, and which make up a smaller last batch, is another matter each epoch. Where the cuts between ranks leave
+    parts of batches, those come last, and fill the rank's last batches.
+    """
+
+    def __init__(
+        self,
+        units: Units,
+        shard: Shard,
+        batch: int,
+        drop_last: bool,
+        even: Even,
+        seed: int,
+        epoch: int,
+        nbytes: float,
+        buffer: int,
+    ) -> None:
+        self._order, self._total = units.order, int(units.starts[-1])
+        random = np.random.default_rng([seed, epoch, 2])
+        chosen = random.permutation(self._total // batch)
+        if self._total % batch:
+            chosen = np.append(chosen, self._total // batch)
+        counts = np.minimum(batch, self._total - chosen * batch)
+        low, high = share_of_rank(self._total, shard, even)
+        numbers, begins, ends = _pieces(counts, low, high, self._total)
+        begins, sizes = chosen[numbers] * batch + begins, ends - begins
+        last = np.argsort(sizes < batch, kind="stable")
+        batches = batches_in(high - low, batch, drop_last)
+        first, after = (batches * part // shard.workers * batch for part in (shard.worker, shard.worker + 1))
+        mine = _pieces(sizes[last], first, min(after, high - low), high - low)
+        # Of the records from here on; the ring is closed where they are looked up.
+        offset = int(random.integers(max(1, self._total)))
+        self._begins, self._sizes = begins[last][mine[0]] + mine[1] + offset, mine[2] - mine[1]
+        self._bounds = _blocks(self._sizes * nbytes, buffer)
+        self.starts: Numbers = np.concatenate([[0], np.cumsum(self._sizes)])[self._bounds]
+
+    def block(self, number: int) -> Block:
+        """Return a block."""
+        part = slice(self._bounds[number], self._bounds[number + 1])
+        positions = _ranges(self._begins[part], self._sizes[part]) % self._total
+        return Block(positions if self._order is None else self._order[positions], None)
 
 
 class InOrder:
@@ -162,6 +208,11 @@ class InOrder:
         """Return a block."""
         part = slice(number * self._step, (number + 1) * self._step)
         return Block(_ranges(self._begins[part], self._sizes[part]) % self._total, None)
+
+
+def _blocks(nbytes: NDArray[Any], buffer: int) -> Numbers:
+    """Return where blocks of pieces of so many bytes begin, and the end; the first is small, so as to come soon."""
+    return _edges((np.cumsum(nbytes) - nbytes + buffer * 3 // 4) // buffer)
 
 
 def _edges(values: NDArray[Any]) -> Numbers:

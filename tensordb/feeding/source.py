@@ -17,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from tensordb.encoding.reading import PayloadReader, decode_rows_many
+from tensordb.encoding.spreading import FEW_ROWS, spread_rows
 from tensordb.encoding.workers import for_each
 from tensordb.engine.sources import naming, open_payload
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.feeding.index import Index
+from tensordb.feeding.room import Rows
 from tensordb.forks import mend_after_fork
 from tensordb.model import TensorSpec
 from tensordb.payloads import Location, PayloadStore, SegmentStore
@@ -30,8 +32,12 @@ _REMEMBERED = 512
 """Readers of payloads that are kept; one of a page takes some 50 KB."""
 _WHOLE_PAGE = 0.4
 """Share of a page's rows from which on it is faster to decode all of it."""
+_TASK_NBYTES = 2 << 20
+"""Raw bytes of records that one thread decodes at a time, if they are not of one page."""
 
 Positions = NDArray[np.int64]
+Requests = list[tuple[PayloadReader, Positions]]
+"""Pages, or objects, with rows of each."""
 
 
 class Source:
@@ -85,11 +91,11 @@ class Source:
         """Return the tensors of records: stacked where they have one spec, else a list."""
         spec = self.common_spec(positions)
         if spec is None:
-            return self._apart(positions)
+            return self.apart(positions)
         out = empty(TensorSpec(spec.dtype, (len(positions), *spec.shape)))
-        order = np.argsort(self._index.numbers[positions], kind="stable")
-        grouped = bool((order[1:] > order[:-1]).all())
-        self.fill(positions if grouped else positions[order], out, None if grouped else order)
+        if out.numel():
+            order = np.argsort(self._index.numbers[positions], kind="stable")
+            self.fill(positions[order], Rows([out]), order)
         return out
 
     def common_spec(self, positions: Positions) -> TensorSpec | None:
@@ -103,72 +109,74 @@ class Source:
                 return None
         return self._index.specs[int(specs[self._index.numbers[positions[0]]])]
 
-    def fill(self, positions: Positions, out: torch.Tensor, places: Positions | None = None) -> None:
-        """Decode records of one spec into rows of a tensor, on all cores.
+    def fill(self, positions: Positions, out: Rows, places: Positions) -> None:
+        """Decode records of one spec, on all cores, each to a row of its own.
 
         Args:
             positions: The records; those of one page should follow each other.
-            out: Contiguous, ``[records, …]``.
-            places: Row of `out` for each, None for the same order.
+            out: Where they belong.
+            places: Row of `out` for each.
         """
-        if not out.numel():
-            return
         numbers, rows = self._index.numbers[positions], self._index.rows[positions]
-        bounds = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1], [True]])).tolist()
-        at = np.arange(len(positions)) if places is None else places
-        flat = byte_view(out).reshape(len(out), -1)
-        few: list[tuple[int, int]] = []
-        many: list[tuple[int, int]] = []
-        for begin, end in pairwise(bounds):
-            whole = rows[begin] < 0 or end - begin >= _WHOLE_PAGE * self._page_rows(positions[begin], numbers[begin])
-            (many if whole else few).append((begin, end))
+        bounds = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1], [True]]))
+        few, tasks, room = list[tuple[int, int]](), list[list[tuple[int, int]]](), 0
+        for begin, end in pairwise(bounds.tolist()):
+            if rows[begin] >= 0 and end - begin < FEW_ROWS:
+                few.append((begin, end))
+                continue
+            # One run, or several small ones: what a call costs is then nothing beside what it does.
+            if room < end - begin:
+                tasks.append([])
+                room = _TASK_NBYTES // out.row_nbytes
+            tasks[-1].append((begin, end))
+            room -= end - begin
+        if few:
+            self._fill_task(self._fill_few, positions, few, places, out)
 
         def work(task: int) -> None:
-            begin, end = many[task]
-            there = at[begin:end]
-            self._guarded(
-                positions[begin:end],
-                there,
-                flat,
-                lambda: self._fill_run(numbers[begin], rows[begin:end], there, out, flat),
-            )
+            self._fill_task(self._fill_runs, positions, tasks[task], places, out)
 
-        if few:
-            picked = np.concatenate([np.arange(begin, end) for begin, end in few])
-            places = at[picked]
-            self._guarded(positions[picked], places, flat, lambda: self._fill_few(numbers, rows, few, places, flat))
-        for_each(len(many), work)
+        for_each(len(tasks), work, worth=2)
 
-    def _fill_run(
-        self, number: int, rows: NDArray[np.int32], at: Positions, out: torch.Tensor, flat: NDArray[np.uint8]
-    ) -> None:
-        """Decode the records of one object into the rows `at` of the output."""
-        reader = self._reader(int(number))
-        first, count = int(at[0]), len(at)
-        if rows[0] < 0:
-            reader.decode(out=out[first])
-            flat[at[1:]] = flat[first]
-            return
-        in_order = count == reader.spec.shape[0] and _ascending(rows) and _ascending(at)
-        if in_order:
-            reader.decode(out=out[first : first + count])
-        else:
-            flat[at] = byte_view(reader.decode()).reshape(reader.spec.shape[0], -1)[rows]
-
-    def _fill_few(
+    def _fill_task(
         self,
-        numbers: NDArray[np.int32],
-        rows: NDArray[np.int32],
+        fill: Callable[[Requests, Positions, Rows], None],
+        positions: Positions,
         runs: Sequence[tuple[int, int]],
-        at: Positions,
-        flat: NDArray[np.uint8],
+        places: Positions,
+        out: Rows,
     ) -> None:
-        """Decode single rows of pages, all in one pass."""
-        requests = [(self._reader(int(numbers[begin])), rows[begin:end]) for begin, end in runs]
-        flat[at] = byte_view(decode_rows_many(requests)).reshape(len(at), -1)
+        """Decode runs of records by `fill`, or where that finds damage, one by one.
 
-    def _apart(self, positions: Positions) -> list[torch.Tensor]:
-        """Return records of several specs, each spec decoded in one go."""
+        The error then names the record; none of these may be damaged, if others of its page are.
+        """
+        picked = np.concatenate([np.arange(begin, end) for begin, end in runs])
+        mine, there = positions[picked], places[picked]
+        try:
+            numbers, rows = self._index.numbers, self._index.rows
+            heads = [(positions[begin], positions[begin:end]) for begin, end in runs]
+            fill([(self._reader(int(numbers[head])), rows[run].astype(np.int64)) for head, run in heads], there, out)
+        except (IntegrityError, FormatError):
+            for position, place in zip(mine.tolist(), there.tolist(), strict=True):
+                out.put(np.array([place]), byte_view(self.tensor(position))[None])
+
+    @staticmethod
+    def _fill_few(requests: Requests, places: Positions, out: Rows) -> None:
+        """Decode single rows of pages, all in one pass."""
+        out.put(places, byte_view(decode_rows_many(requests)).reshape(len(places), -1))
+
+    @staticmethod
+    def _fill_runs(requests: Requests, places: Positions, out: Rows) -> None:
+        """Decode many rows of each page, or whole objects."""
+        if all(rows[0] >= 0 for _, rows in requests) and spread_rows(requests, out.addresses(places)):
+            return
+        at = 0
+        for reader, rows in requests:
+            _fill_run(reader, rows, places[at : at + len(rows)], out)
+            at += len(rows)
+
+    def apart(self, positions: Positions) -> list[torch.Tensor]:
+        """Return the tensors of records of several specs, each spec decoded in one go."""
         specs = self._index.objects.specs[self._index.numbers[positions]]
         result: list[torch.Tensor] = [torch.empty(0)] * len(positions)
         for spec in np.unique(specs):
@@ -176,25 +184,6 @@ class Source:
             for place, tensor in zip(chosen.tolist(), self.tensors(positions[chosen]), strict=True):
                 result[place] = tensor
         return result
-
-    def _guarded(self, positions: Positions, at: Positions, flat: NDArray[np.uint8], work: Callable[[], None]) -> None:
-        """Decode records into the rows `at` by `work`, or where that finds damage, one by one.
-
-        The error then names the record; none of these may be damaged, if others of its page are.
-        """
-        try:
-            work()
-        except (IntegrityError, FormatError):
-            for position, place in zip(positions.tolist(), at.tolist(), strict=True):
-                flat[place] = byte_view(self.tensor(position))
-
-    def _page_rows(self, position: Any, number: Any) -> int:
-        try:
-            shape = self._reader(int(number)).spec.shape
-        except (IntegrityError, FormatError):
-            self.tensor(int(position))
-            raise
-        return shape[0] if shape else 1
 
     def _reader(self, number: int) -> PayloadReader:
         location = self._location(number)
@@ -231,6 +220,22 @@ class Source:
             assert self._folder is not None
             self._store = SegmentStore(self._folder / "segments", read_only=True, database_id=self._database_id)
         return self._store
+
+
+def _fill_run(reader: PayloadReader, rows: Positions, places: Positions, out: Rows) -> None:
+    """Decode the records of one object."""
+    if rows[0] < 0:
+        for place in places.tolist():
+            reader.decode(out=out.row(place))
+        return
+    count = reader.spec.shape[0]
+    stretch = out.stretch(places) if len(places) == count and _ascending(rows) else None
+    if stretch is not None:
+        reader.decode(out=stretch)
+    elif len(rows) >= _WHOLE_PAGE * count:
+        out.put(places, byte_view(reader.decode()).reshape(count, -1)[rows])
+    else:
+        out.put(places, byte_view(reader.decode_rows(rows)).reshape(len(rows), -1))
 
 
 def _ascending(numbers: NDArray[Any]) -> bool:

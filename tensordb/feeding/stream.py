@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tensordb.feeding.iterating import StreamIterator
 from tensordb.feeding.plan import Plan, State, check_number
+from tensordb.feeding.room import Room
 
 
 class TensorStream(IterableDataset[Any]):
@@ -25,6 +26,7 @@ class TensorStream(IterableDataset[Any]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._begun = 0
         self._latest: StreamIterator | None = None
+        self._room = Room(2 * plan.buffer)
         self._resume: State | None = None
 
     def __len__(self) -> int:
@@ -33,7 +35,7 @@ class TensorStream(IterableDataset[Any]):
     def __iter__(self) -> StreamIterator:
         state, self._resume = self._resume, None
         self._begun += 1
-        self._latest = StreamIterator(self._plan, self._drawn_seed(), int(self._epoch))
+        self._latest = StreamIterator(self._plan, self._drawn_seed(), int(self._epoch), self._room)
         if state is not None:
             self._latest.load_state_dict(state)
         return self._latest
@@ -60,7 +62,11 @@ class TensorStream(IterableDataset[Any]):
         self._resume = self._plan.check_state(state) if state else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_latest": None}
+        return {**self.__dict__, "_latest": None, "_room": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._room = Room(2 * self._plan.buffer)
 
     def _drawn_seed(self) -> int:
         if self._plan.seed is not None or not self._plan.shuffle:

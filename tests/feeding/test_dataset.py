@@ -194,7 +194,8 @@ def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path: Path) -> No
         assert 0 < len(bad) < 30
         with pytest.raises(IntegrityError, match=f"record '{ids[bad[0]]}' of dataset 'd'"):
             data.__getitems__(range(COUNT))
-        for options in ({"batch_size": 32}, {"batch_size": 32, "shuffle": True, "seed": 1}, {}):
+        shuffles = [{"batch_size": 32, "shuffle": shuffle, "seed": 1} for shuffle in (True, "batches")]
+        for options in ({"batch_size": 32}, *shuffles, {}):
             with pytest.raises(IntegrityError, match="of dataset 'd'") as caught:
                 list(data.stream(**options))  # type: ignore[arg-type]
             assert any(f"'{ids[n]}'" in str(caught.value) for n in bad)

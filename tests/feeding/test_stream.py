@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tensordb import InvalidInputError, TensorDataset, TensorStorage
-from tensordb.feeding.schedule import InOrder, Shard, Shuffled, Units
+from tensordb.encoding import kernels
+from tensordb.feeding.schedule import Batched, InOrder, Shard, Shuffled, Units
 
 from .conftest import COUNT, rows
 
@@ -26,26 +27,36 @@ def data(db: TensorStorage) -> TensorDataset:
     return db.dataset("d", columns="n")
 
 
+@pytest.fixture(params=["numpy", "compiled"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have records decoded in one of the two ways, whatever the process did before."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+        assert kernels.load()
+    else:
+        monkeypatch.setattr(kernels, "ready_to_spread", lambda nbytes: None)
+    name: str = request.param
+    return name
+
+
 @pytest.mark.parametrize("batch_size", [None, 1, 7, 64, COUNT, 5000])
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("buffer", [1, 50_000, 1 << 30])
-def test_every_record_comes_once_with_its_columns(
-    db: TensorStorage, batch_size: int | None, shuffle: bool, buffer: int
-) -> None:
-    data = db.dataset("d", columns=("tensor", "n", "text"))
-    seen = []
-    for tensor, number, text in data.stream(batch_size=batch_size, shuffle=shuffle, seed=3, buffer=buffer):
-        shaped = tensor if batch_size else tensor[None]
-        wanted = number.tolist() if batch_size else [number]
-        assert shaped.equal(rows()[wanted])
-        assert (text if batch_size else [text]) == [f"t{n}" for n in wanted]
-        assert len(wanted) == min(batch_size or 1, COUNT - len(seen))
-        seen += wanted
-    assert sorted(seen) == list(range(COUNT))
-    assert (seen == list(range(COUNT))) is not shuffle
+def test_every_record_comes_once_with_its_columns(db: TensorStorage, batch_size: int | None, loops: str) -> None:
+    data, made = db.dataset("d", columns=("tensor", "n", "text")), rows()
+    shuffles: list[Any] = [False, True] if batch_size is None else [False, True, "batches"]
+    for shuffle, buffer in itertools.product(shuffles, (1, 50_000, 1 << 30)):
+        seen = []
+        for tensor, number, text in data.stream(batch_size=batch_size, shuffle=shuffle, seed=3, buffer=buffer):
+            shaped = tensor if batch_size else tensor[None]
+            wanted = number.tolist() if batch_size else [number]
+            assert shaped.equal(made[wanted])
+            assert (text if batch_size else [text]) == [f"t{n}" for n in wanted]
+            assert len(wanted) == min(batch_size or 1, COUNT - len(seen))
+            seen += wanted
+        assert sorted(seen) == list(range(COUNT))
+        assert (seen == list(range(COUNT))) is (not shuffle)
 
 
-def test_batches_are_the_callers_own(db: TensorStorage) -> None:
+def test_batches_are_the_callers_own(db: TensorStorage, loops: str) -> None:
     stream = db.dataset("d").stream(batch_size=32, shuffle=True, seed=0, buffer=100_000)
     expected = [batch.clone() for batch in stream]
     kept = []
@@ -58,15 +69,16 @@ def test_batches_are_the_callers_own(db: TensorStorage) -> None:
     assert all(map(torch.equal, stream, expected))
 
 
-def test_seed_and_epoch_decide_the_order(data: TensorDataset) -> None:
+@pytest.mark.parametrize("shuffle", [True, "batches"])
+def test_seed_and_epoch_decide_the_order(data: TensorDataset, shuffle: Any) -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        stream = data.stream(shuffle=True, seed=seed, batch_size=10)
+        stream = data.stream(shuffle=shuffle, seed=seed, batch_size=10)
         stream.set_epoch(epoch)
         return numbers(stream)
 
     assert order(1, 0) == order(1, 0)
     assert len({tuple(order(seed, epoch)) for seed, epoch in itertools.product((0, 1), repeat=2)}) == 4
-    anew = data.stream(shuffle=True, batch_size=10)
+    anew = data.stream(shuffle=shuffle, batch_size=10)
     assert numbers(anew) != numbers(anew)
     torch.manual_seed(5)
     one = numbers(anew)
@@ -82,11 +94,44 @@ def test_a_shuffle_mixes_pages_and_the_records_of_several(data: TensorDataset) -
     assert abs(np.corrcoef(order, np.arange(COUNT))[0, 1]) < 0.2
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
+def test_shuffled_batches_are_runs_of_adjacent_records_in_random_order(data: TensorDataset) -> None:
+    stream = data.stream(shuffle="batches", seed=0, batch_size=50)
+    batches = [batch.numpy() for batch in stream]
+    assert all((np.diff(batch) % COUNT == 1).all() for batch in batches)
+    firsts = [int(batch[0]) for batch in batches]
+    assert firsts != sorted(firsts)
+    stream.set_epoch(1)  # other records come together
+    assert not {int(batch[0]) for batch in stream} & set(firsts)
+    short = list(data.stream(shuffle="batches", seed=0, batch_size=64))
+    assert [len(batch) for batch in short] == [64] * 9 + [COUNT - 9 * 64]
+    dropped = [list(data.stream(shuffle="batches", seed=n, batch_size=64, drop_last=True)) for n in (0, 1)]
+    assert [[len(batch) for batch in each] for each in dropped] == [[64] * 9] * 2
+    assert set(numbers(dropped[0])) != set(numbers(dropped[1]))  # not the same are left out each time
+
+
+def test_only_the_last_batches_of_a_rank_are_made_of_the_rests_that_cuts_leave() -> None:
+    units = Units(None, np.array([0, 1000]), np.array([10]))
+    for rank, seed in itertools.product(range(3), range(5)):
+        made = Batched(units, Shard(rank, 3), 16, False, None, seed, 0, 10.0, 1000)
+        blocks = [made.block(number) for number in range(len(made.starts) - 1)]
+        records = np.concatenate([block.positions for block in blocks])
+        torn = [at // 16 for at in range(0, len(records), 16) if (np.diff(records[at : at + 16]) % 1000 != 1).any()]
+        assert torn == list(range(len(records) // 16 + 1))[len(records) // 16 + 1 - len(torn) :]
+        assert len(torn) <= 2
+
+
+def test_shuffled_batches_follow_how_records_are_stored(db: TensorStorage) -> None:
+    data = db.dataset("d", "metadata.n < 595", columns="n", order_by="metadata.label")
+    batches = list(data.stream(shuffle="batches", seed=3, batch_size=85))
+    # Pages of 85: a batch has records of two of them at most, or three where the ring is closed.
+    assert all(len(set((batch // 85).tolist())) <= 3 for batch in batches)
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "batches"])
 @pytest.mark.parametrize("even", EVEN)
 @pytest.mark.parametrize("world_size", [1, 3, 7])
 def test_ranks_share_the_records_without_overlap_or_loss(
-    data: TensorDataset, shuffle: bool, even: Any, world_size: int
+    data: TensorDataset, shuffle: Any, even: Any, world_size: int
 ) -> None:
     shares = []
     for rank in range(world_size):
@@ -106,7 +151,7 @@ def test_ranks_share_the_records_without_overlap_or_loss(
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("batch", [1, 4, 9])
-@pytest.mark.parametrize("kind", ["in order", "shuffled"])
+@pytest.mark.parametrize("kind", ["in order", "shuffled", "batches"])
 def test_ranks_and_workers_share_any_number_of_records(kind: str, batch: int, drop_last: bool) -> None:
     generator = np.random.default_rng(0)
     for total in [0, 1, 2, 5, 36, 100]:
@@ -117,11 +162,14 @@ def test_ranks_and_workers_share_any_number_of_records(kind: str, batch: int, dr
             seen, batches = [], 0
             for rank, worker in itertools.product(range(ranks), range(workers)):
                 shard = Shard(rank, ranks, worker, workers)
-                made: Any = (
-                    InOrder(total, shard, batch, drop_last, even, 10.0, 200)
-                    if kind == "in order"
-                    else Shuffled(units, shard, batch, drop_last, even, 1, 2, 200)
-                )
+                options = (shard, batch, drop_last, even)
+                made: Any
+                if kind == "in order":
+                    made = InOrder(total, *options, 10.0, 200)
+                elif kind == "shuffled":
+                    made = Shuffled(units, *options, 1, 2, 200)
+                else:
+                    made = Batched(units, *options, 1, 2, 10.0, 200)
                 blocks = [made.block(n) for n in range(len(made.starts) - 1)]
                 mine = [n for b in blocks for n in b.picked(0, len(b.positions)).tolist()]
                 assert np.diff(made.starts).tolist() == [len(b.positions) for b in blocks]
@@ -152,9 +200,10 @@ def test_shuffling_opens_each_page_once_however_many_share_it() -> None:
     assert len(opened) - len(set(opened)) < len(shards)  # but for pages that a cut goes through
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("batch_size", [None, 32])
-def test_a_state_resumes_exactly_anywhere(data: TensorDataset, shuffle: bool, batch_size: int | None) -> None:
+@pytest.mark.parametrize(
+    ("shuffle", "batch_size"), [(False, None), (False, 32), (True, None), (True, 32), ("batches", 32)]
+)
+def test_a_state_resumes_exactly_anywhere(data: TensorDataset, shuffle: Any, batch_size: int | None) -> None:
     def stream() -> Any:
         return data.stream(shuffle=shuffle, batch_size=batch_size, buffer=80_000)
 
@@ -222,6 +271,9 @@ def test_a_state_of_another_stream_is_refused(data: TensorDataset) -> None:
         ({"seed": -1}, "seed is -1"),
         ({"buffer": 0}, "buffer is 0"),
         ({"shuffle": 1}, "shuffle is 1"),
+        ({"shuffle": "pages"}, "shuffle is 'pages'; it is True, False or 'batches'"),
+        ({"shuffle": "batches"}, "give batch_size="),
+        ({"shuffle": "batches", "batch_size": 4, "rank": 0, "world_size": 2}, "needs a seed"),
         ({"mixed": "pda"}, "mixed is 'pda'"),
         ({"even": "yes"}, "even is 'yes'"),
         ({"rank": 0}, "give both"),
@@ -247,7 +299,7 @@ def test_records_of_different_shapes_are_padded_nested_or_listed_or_refused(tmp_
         data = db.dataset("d", columns=("tensor", "n"))
         with pytest.raises(InvalidInputError, match="mixed='pad'"):
             list(data.stream(batch_size=10))
-        for shuffle in (False, True):
+        for shuffle in (False, True, "batches"):
             options: dict[str, Any] = {"batch_size": 8, "shuffle": shuffle, "seed": 0, "buffer": 200}
             for tensor, n in data.stream(mixed="list", **options):
                 assert all(each.equal(stored[number]) for each, number in zip(tensor, n.tolist(), strict=True))
@@ -266,14 +318,47 @@ def test_large_records_come_as_objects_of_their_own(tmp_path: Any) -> None:
         db.create_dataset("d")
         stored = torch.randn(12, 60_000)
         db.insert_many("d", stored, [{"n": n} for n in range(12)])
-        for shuffle in (False, True):
-            for batch, n in db.dataset("d", columns=("tensor", "n")).stream(batch_size=5, shuffle=shuffle, seed=0):
+        shuffles: list[Any] = [False, True, "batches"]
+        for shuffle, buffer in itertools.product(shuffles, (1, 1 << 20)):  # a batch may have records of many blocks
+            stream = db.dataset("d", columns=("tensor", "n")).stream(
+                batch_size=5, shuffle=shuffle, seed=0, buffer=buffer
+            )
+            seen = []
+            for batch, n in stream:
                 assert batch.equal(stored[n])
+                seen += n.tolist()
+            assert sorted(seen) == list(range(12))
+        assert all(item.untyped_storage().nbytes() <= 256 << 10 for item in db.dataset("d").stream())
 
 
-def test_a_part_of_the_records_reads_a_part_of_the_pages(db: TensorStorage) -> None:
+def test_pages_stored_in_any_way_come_in_shuffled_batches(tmp_path: Any, loops: str) -> None:
+    images = torch.randint(0, 256, (90, 3, 20, 20), dtype=torch.uint8).float().cumsum(-1).to(torch.uint8)
+    stacks = {
+        "float32": torch.randn(90, 300),
+        "bfloat16": torch.randn(90, 300).bfloat16(),
+        "float64": torch.randn(90, 300, dtype=torch.float64),
+        "images": images,
+        "equal": torch.zeros(90, 300),
+        "sparse": torch.randn(90, 300) * (torch.rand(90, 300) < 0.1),
+        "counts": torch.randint(0, 9, (90, 300)),
+    }
+    with TensorStorage(tmp_path / "data.tdb") as db:
+        for preset in ("none", "fast", "lossless", "archive", "int8_only", "balanced"):
+            db.set_compression_preset(preset)
+            for name, stack in stacks.items():
+                where = f"{preset}-{name}"
+                db.create_dataset(where)
+                db.insert_many(where, stack, [{"n": n} for n in range(90)])
+                data = db.dataset(where, columns=("tensor", "n"))
+                expected = torch.stack([data[n][0] for n in range(90)])
+                for shuffle in (True, "batches"):
+                    for batch, n in data.stream(batch_size=40, shuffle=shuffle, seed=0):  # type: ignore[arg-type]
+                        assert torch.equal(batch, expected[n])
+
+
+def test_a_part_of_the_records_reads_a_part_of_the_pages(db: TensorStorage, loops: str) -> None:
     data = db.dataset("d", "metadata.label = 2", columns=("tensor", "n"), order_by="random()")
-    for shuffle in (False, True):
+    for shuffle in (False, True, "batches"):
         seen = []
         for batch, n in data.stream(batch_size=9, shuffle=shuffle, seed=0):
             assert batch.equal(rows()[n])

@@ -36,9 +36,10 @@ def seen(batches: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_workers_share_a_stream_epoch_after_epoch(db: TensorStorage, method: str) -> None:
+@pytest.mark.parametrize("shuffle", [True, "batches"])
+def test_workers_share_a_stream_epoch_after_epoch(db: TensorStorage, method: str, shuffle: Any) -> None:
     data = db.dataset("d", columns=COLUMNS)
-    stream = data.stream(shuffle=True, seed=1, batch_size=16, buffer=100_000)
+    stream = data.stream(shuffle=shuffle, seed=1, batch_size=16, buffer=100_000)
     options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": method}
     loader: Any = DataLoader(stream, batch_size=None, persistent_workers=True, **options)
     orders = []
@@ -112,12 +113,12 @@ def test_damage_found_in_a_worker_is_named_in_the_parent(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("seed", [None, 4])
-@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize(("shuffle", "batch_size"), [(True, None), (True, 16), ("batches", 16)])
 def test_a_stateful_loader_resumes_exactly(
-    db: TensorStorage, workers: int, seed: int | None, batch_size: int | None
+    db: TensorStorage, workers: int, seed: int | None, shuffle: Any, batch_size: int | None
 ) -> None:
     def made() -> Any:
-        stream = db.dataset("d", columns="n").stream(shuffle=True, seed=seed, batch_size=batch_size, buffer=90_000)
+        stream = db.dataset("d", columns="n").stream(shuffle=shuffle, seed=seed, batch_size=batch_size, buffer=90_000)
         return StatefulDataLoader(stream, batch_size=None if batch_size else 16, num_workers=workers)
 
     loader = made()

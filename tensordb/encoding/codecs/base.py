@@ -10,6 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb.encoding.addresses import address_of_bytes
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 
 Buffer = Any
@@ -38,6 +42,21 @@ class Codec(ABC):
         Raises:
             IntegrityError: if `data` is damaged or is not `size` bytes once decompressed.
         """
+
+    def decompress_frames(
+        self, frames: Sequence[memoryview], sizes: NDArray[np.uint64]
+    ) -> tuple[Any, NDArray[np.uint64]]:
+        """Return the originals of many frames: what keeps them alive, and where each begins in memory.
+
+        Args:
+            frames: At least one.
+            sizes: Bytes of each once decompressed.
+
+        Raises:
+            IntegrityError: As for `decompress`.
+        """
+        contents = [self.decompress(frame, size) for frame, size in zip(frames, sizes.tolist(), strict=True)]
+        return contents, np.array([address_of_bytes(content) for content in contents], np.uint64)
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:

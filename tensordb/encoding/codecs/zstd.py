@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
+from tensordb.encoding.addresses import address_of_bytes
 from tensordb.encoding.codecs.base import Buffer, Codec, check_level, damaged, expect_length
 from tensordb.errors import InvalidInputError
 
@@ -85,6 +87,18 @@ class Zstd(Codec):
         except zstandard.ZstdError as error:
             raise damaged(self.name, error) from error
 
+    def decompress_frames(
+        self, frames: Sequence[memoryview], sizes: NDArray[np.uint64]
+    ) -> tuple[Any, NDArray[np.uint64]]:
+        """Return the originals, made in one go without the GIL when there are many."""
+        if len(frames) < _MANY_PIECES:
+            return Codec.decompress_frames(self, frames, sizes)
+        try:
+            found = _decompressor().multi_decompress_to_buffer([*frames], decompressed_sizes=sizes.tobytes(), threads=1)
+        except zstandard.ZstdError as error:
+            raise damaged(self.name, error) from error
+        return found, _addresses([found[index] for index in range(len(frames))])
+
     def parameters(self) -> dict[str, Any]:
         """Return level, or the strategy that replaces it."""
         return {"level": self.level} if self.strategy == "default" else {"strategy": self.strategy}
@@ -98,6 +112,14 @@ class Zstd(Codec):
         """Return the codec that `pack` describes."""
         level, strategy = expect_length(cls.name, data, 2)
         return cls(level, "huffman" if strategy == 1 else "default")
+
+
+def _addresses(segments: list[zstandard.BufferSegment]) -> NDArray[np.uint64]:
+    """Return where segments begin, which lie in a few buffers; that of each is asked for once."""
+    offsets = np.array([segment.offset for segment in segments], np.uint64)
+    heads = np.flatnonzero(offsets == 0)
+    buffers = np.array([address_of_bytes(segments[head]) for head in heads.tolist()], np.uint64)
+    return np.repeat(buffers, np.diff(heads, append=len(segments))) + offsets
 
 
 def _compressor(level: int, strategy: str) -> zstandard.ZstdCompressor:

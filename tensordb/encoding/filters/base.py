@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+Addresses = NDArray[np.uint64]
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Filter(ABC):
         sliceable: Whether a record's share of each group is a slice of it, of the same size for all. If not, a chunk
             is taken apart and put together whole, whatever records it holds.
         needs_base: Whether the codes of another tensor are needed: `merge` finds those of the chunk in `out`.
+        spreads: Whether it has a compiled way to write records to wherever each belongs.
         by_record: Whether several records of a chunk must be put together one by one.
         groups: Groups of a chunk.
     """
@@ -60,6 +62,7 @@ class Filter(ABC):
     name: ClassVar[str]
     sliceable: ClassVar[bool] = True
     needs_base: ClassVar[bool] = False
+    spreads: ClassVar[bool] = False
 
     @property
     def by_record(self) -> bool:
@@ -102,6 +105,20 @@ class Filter(ABC):
     def gather(self, slices: Slices, out: Bytes) -> None:
         """Write to ``out[nbytes]`` the records that have these shares of the groups."""
         self.merge(slices.joined(), len(slices.which), out)
+
+    def spread(
+        self, loops: Any, contents: Addresses, within: NDArray[np.int64], record_bytes: int, targets: Addresses
+    ) -> None:
+        """Write single records to memory, each to a place of its own; only where the filter `spreads`.
+
+        Args:
+            loops: The compiled ones of `kernels.spreading`; addresses are not checked.
+            contents: Where the groups of each record's chunk are, ``[records, groups]``.
+            within: Number of each record in its chunk.
+            record_bytes: Bytes of a record.
+            targets: Where each record belongs.
+        """
+        raise NotImplementedError(f"{self.name} spreads no records")
 
     @abstractmethod
     def pack(self) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tensordb.encoding.filters.base import Bytes, Filter, Slices
+from tensordb.encoding.filters.base import Addresses, Bytes, Filter, Slices
 from tensordb.errors import FormatError
 
 
@@ -18,6 +19,7 @@ class NoFilter(Filter):
 
     id: ClassVar[int] = 0
     name: ClassVar[str] = "none"
+    spreads: ClassVar[bool] = True
 
     def shares(self, nbytes: int) -> list[int]:
         """Return all bytes."""
@@ -37,6 +39,12 @@ class NoFilter(Filter):
         for position, (chunk, number) in enumerate(zip(slices.which, slices.within, strict=True)):
             share = memoryview(slices.chunks[chunk][0])[number * size : (number + 1) * size]
             out[position * size : (position + 1) * size] = np.frombuffer(share, np.uint8)
+
+    def spread(
+        self, loops: Any, contents: Addresses, within: NDArray[np.int64], record_bytes: int, targets: Addresses
+    ) -> None:
+        """Copy them."""
+        loops.copy(contents[:, 0] + (within * record_bytes).astype(np.uint64), targets, record_bytes)
 
     def pack(self) -> bytes:
         """Return no bytes."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tensordb.encoding import kernels
 from tensordb.encoding.addresses import address_of
-from tensordb.encoding.filters.base import Bytes, Filter, Slices
+from tensordb.encoding.filters.base import Addresses, Bytes, Filter, Slices
 from tensordb.encoding.filters.words import WORDS
 from tensordb.errors import FormatError
 
@@ -51,6 +51,7 @@ class Planes(Filter):
 
     id: ClassVar[int] = 1
     name: ClassVar[str] = "planes"
+    spreads: ClassVar[bool] = True
     sizes: tuple[int, ...]
 
     @property
@@ -117,6 +118,18 @@ class Planes(Filter):
             Filter.gather(self, slices, out)
             return
         compiled.merge[self.width](self._addresses(slices), out.view(WORDS[self.width]))
+
+    def spread(
+        self, loops: Any, contents: Addresses, within: NDArray[np.int64], record_bytes: int, targets: Addresses
+    ) -> None:
+        """Put their words together where they belong."""
+        words = record_bytes // self.width
+        groups = np.repeat(np.arange(self.groups), self.sizes)
+        # Of each plane: its number in its group, and the bytes that a record has in that group.
+        numbers = np.concatenate([np.arange(size) for size in self.sizes])
+        shares = np.array(self.sizes)[groups] * words
+        places = contents[:, groups] + (within[:, None] * shares + numbers * words).astype(np.uint64)
+        loops.merge[self.width](places.reshape(-1), targets, words)
 
     def _addresses(self, slices: Slices) -> NDArray[np.uint64]:
         """Return where the planes of each record begin, record by record."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tensordb.encoding import kernels
-from tensordb.encoding.filters.base import Bytes, Filter
+from tensordb.encoding.filters.base import Addresses, Bytes, Filter
 from tensordb.encoding.filters.words import word_bytes
 from tensordb.errors import FormatError
 
@@ -35,6 +36,7 @@ class StrideDelta(Filter):
 
     id: ClassVar[int] = 5
     name: ClassVar[str] = "stride_delta"
+    spreads: ClassVar[bool] = True
     strides: tuple[int, ...]
 
     @property
@@ -65,6 +67,13 @@ class StrideDelta(Filter):
                 loops.accumulate(out, rows.shape[1], stride)
             else:
                 _accumulate(rows, stride)
+
+    def spread(
+        self, loops: Any, contents: Addresses, within: NDArray[np.int64], record_bytes: int, targets: Addresses
+    ) -> None:
+        """Sum them up where they belong."""
+        sources = contents[:, 0] + (within * record_bytes).astype(np.uint64)
+        loops.total(sources, targets, record_bytes, np.array(self.strides, np.int64))
 
     def pack(self) -> bytes:
         """Return 4 bytes for each stride."""

@@ -14,12 +14,13 @@ from typing import Any
 
 from tensordb.encoding.kernels.loading import Loader
 
-__all__ = ["load", "ready", "ready_to_scale", "ready_to_sum", "sparse"]
+__all__ = ["load", "ready", "ready_to_scale", "ready_to_spread", "ready_to_sum", "sparse"]
 
 _planes = Loader("compiled")
 _sparse = Loader("bitmaps")
 _scaling = Loader("scaling")
 _summing = Loader("summing")
+_spreading = Loader("spreading")
 
 
 def ready(nbytes: int) -> Any:
@@ -42,13 +43,18 @@ def ready_to_sum(nbytes: int) -> Any:
     return _summing.ready(nbytes)
 
 
+def ready_to_spread(nbytes: int) -> Any:
+    """Return the loops that put records where they belong, or None, in the same way."""
+    return _spreading.ready(nbytes)
+
+
 def load() -> bool:
     """Load all kernels now; return whether they can be used.
 
     The first time on a machine they are compiled, which takes some seconds; the result is kept beside the package, or
     in the user's cache directory.
     """
-    loaders = (_planes, _sparse, _scaling, _summing)
+    loaders = (_planes, _sparse, _scaling, _summing, _spreading)
     for loader in loaders:
         loader.begin()
     return all(loader.load() for loader in loaders)
