@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from tensordb.datasets.streaming import Row
-from tensordb.errors import InvalidInputError
-from tensordb.exchange.rows import Asked, Roles, Source, id_of, roles_of, stacks_beside
+from tensordb.errors import InvalidInputError, TensorDBError
+from tensordb.exchange.rows import Asked, Roles, Source, check_count, id_of, roles_of, stacks_beside
 from tensordb.exchange.safetensors_header import map_bytes
 from tensordb.tensors import adopted
 
@@ -60,6 +60,7 @@ def from_npy(path: Path, asked: Asked) -> Source:
         if not shape:
             raise InvalidInputError(f"{path} holds a 0-d array; the records are an array's rows")
         array = data[begin:].view(dtype).reshape(shape, order="F" if fortran else "C")
+    check_count(shape[0], nbytes, str(path))
     size = max(1, CHUNK_NBYTES // max(1, math.prod(shape[1:]) * dtype.itemsize))
     chunks = (array[start : start + size] for start in range(0, shape[0], size))
     return Source(stacks_beside(map(adopted, chunks), asked), shape[0])
@@ -80,6 +81,7 @@ def from_npz(path: Path, asked: Asked) -> Source:
         roles = roles_of(names, [name for name, shape in shapes.items() if len(shape) > 1], asked, str(path))
         _check_lengths({name: shapes[name][0] if shapes[name] else None for name in _used(roles)}, str(path))
         by_name = dict(zip(names, entries, strict=True))
+        check_count(shapes[roles.tensor][0], math.prod(shapes[roles.tensor]), str(path))
         rest = [name for name in _used(roles) if name != roles.tensor]
         held = {name: _whole(archive, by_name[name], f"{name!r} of {path}") for name in rest}
     tensors = map(adopted, _streamed(archive, by_name[roles.tensor], path))
@@ -91,7 +93,7 @@ def damage_named(path: Path) -> Iterator[None]:
     """Raise what goes wrong with a file of others as InvalidInputError that names it."""
     try:
         yield
-    except InvalidInputError:
+    except TensorDBError:
         raise
     except Exception as error:  # a file made up to do harm can make a reader fail in any way
         raise InvalidInputError(f"{path} cannot be read: {error}; it may be damaged or cut off") from error

@@ -15,7 +15,7 @@ from tensordb import CompressionConfig, Rule
 from tensordb.catalog import checkpoint_documents, datasets, documents, fields, ids, indexes, schema
 from tensordb.catalog.indexes import Index
 from tensordb.checkpoints.checkpoint import facts_of, pack_facts
-from tensordb.checkpoints.tree import flatten, tensor_paths, unflatten, unflatten_values, wire
+from tensordb.checkpoints.tree import Flattened, flatten, tensor_paths, unflatten, unflatten_values, wire
 from tensordb.datasets.schema import DatasetSchema
 from tensordb.engine.stored_config import config_of
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
@@ -86,11 +86,21 @@ def _facts(data: bytes) -> None:
 
 
 def _tree(data: bytes) -> None:
-    """Read a document of a checkpoint in every way; what it gives can be saved again, or is refused."""
-    paths = tensor_paths(data)
-    tree = unflatten(data, _leaf)
-    unflatten_values(data, _leaf, {0, 2})
-    unflatten(data, _leaf, wanted=lambda name: len(name) % 2 == 0)
+    """Read a document of a checkpoint in every way; what it gives can be saved again, or is refused.
+
+    The first byte says whose tensors it is given.
+    """
+    leaves, document = _LEAVES[data[0] % len(_LEAVES)] if data else [], data[1:]
+
+    def leaf(number: int) -> torch.Tensor:
+        if number >= len(leaves):
+            raise IntegrityError(f"there is no leaf {number}")
+        return leaves[number]
+
+    paths = tensor_paths(document)
+    tree = unflatten(document, leaf)
+    unflatten_values(document, leaf, {0, 2})
+    unflatten(document, leaf, wanted=lambda name: len(name) % 2 == 0)
     assert all(isinstance(name, str) for name in paths)
     try:
         again = flatten(tree)
@@ -100,12 +110,9 @@ def _tree(data: bytes) -> None:
     assert flatten(made).document == again.document, "a state does not round-trip"
 
 
-def _leaf(number: int) -> torch.Tensor:
-    """Return a leaf, of whatever kind: they are checked by themselves."""
-    if number >= 24:
-        raise IntegrityError(f"there is no leaf {number if number < 1 << 62 else 'of that number'}")
-    shape = ((), (4,), (2, 3), (0, 5))[number % 4]
-    return torch.ones(shape, dtype=(torch.float32, torch.int64, torch.uint8)[number % 3])
+def _tree_changed(data: bytes, chance: random.Random) -> bytes:
+    owner = bytes((chance.randrange(len(_LEAVES)),)) if chance.random() < 0.05 else data[:1]
+    return owner + tokens_changed(data[1:], chance)
 
 
 def _manifest(data: bytes) -> None:
@@ -132,8 +139,8 @@ def _raw(data: bytes, chance: random.Random) -> bytes:
     return bytes(atheris.Mutate(data, len(data) + 16))
 
 
-def _trees() -> list[bytes]:
-    """Return documents of states with all kinds of values and tensors."""
+def _flattened() -> list[Flattened]:
+    """Take states with all kinds of values and tensors apart."""
     weight = torch.ones(4, 3)
     ordered = OrderedDict(weight=weight, tied=weight, row=weight[1])
     ordered._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
@@ -145,8 +152,13 @@ def _trees() -> list[bytes]:
     }  # fmt: skip
     sparse = {"coo": torch.eye(3).to_sparse(), "csr": torch.eye(2).to_sparse_csr()}
     states: list[Any] = [ordered, values, sparse, [], {"p": torch.nn.Parameter(weight[0]), "l": [{"a": [weight.T]}]}]
-    whole = [flatten(state).document for state in states]
-    return [*whole, wire.with_note(whole[0], whole[3])]
+    return [flatten(state) for state in states]
+
+
+def _trees() -> list[bytes]:
+    documents = [each.document for each in _flattened()]
+    noted = wire.with_note(documents[0], documents[3])
+    return [bytes((number,)) + each for number, each in enumerate([*documents, noted])]
 
 
 def _manifests() -> list[bytes]:
@@ -165,6 +177,8 @@ def _json(name: str, column: int, *seeds: Any) -> Target:
     return Target(name, lambda data: _dataset(column, data), _REFUSALS, encoded, json_changed)
 
 
+_LEAVES = [[leaf.tensor for leaf in each.leaves] for each in _flattened()]
+_LEAVES.append(_LEAVES[0])
 TARGETS = (
     Target("metadata", _metadata, _REFUSALS, [documents.pack(each) or b"" for each in _SAMPLES], document_changed),
     _json("schema", 3, *_SCHEMAS),
@@ -178,7 +192,7 @@ TARGETS = (
         [pack_facts({"loss": 0.5, "n": 3}, each, b"x") for each in _SAMPLES[1:]] + [pack_facts({}, {})],
         document_changed,
     ),
-    Target("tree", _tree, _REFUSALS, _trees(), tokens_changed),
+    Target("tree", _tree, _REFUSALS, _trees(), _tree_changed),
     Target("manifest", _manifest, _REFUSALS, _manifests(), tokens_changed),
     Target("ids", _ids, _REFUSALS, [b"\xcccc0000000000abc\n00", b"\x00" + b"0" * 32], _raw),
 )

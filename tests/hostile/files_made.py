@@ -110,7 +110,8 @@ def _tables() -> list[pa.Table]:
     )  # fmt: skip
     plain = {
         "label": list("abcd"), "when": [dt.datetime(2024, 1, 2)] * 4, "day": [dt.date(2024, 1, 2)] * 4,
-        "n": [1, None, 3, 4], "s": [{"a": 1, "b": ["x"]}] * 4, "f": [0.5] * 4, "id": pa.array(list("wxyz")).dictionary_encode(),
+        "n": [1, None, 3, 4], "s": [{"a": 1, "b": ["x"]}] * 4, "f": [0.5] * 4,
+        "id": pa.array(list("wxyz")).dictionary_encode(),
     }  # fmt: skip
     lists = pa.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], pa.list_(pa.list_(pa.int16())))
     picture = pa.array(
