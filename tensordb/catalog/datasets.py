@@ -178,13 +178,13 @@ def from_row(row: tuple[Any, ...]) -> DatasetRow:
         struct = fields.from_dict(_load(known))
         if not isinstance(struct, StructOf):
             raise IntegrityError(f"its metadata is said to be {known!r:.200}, not fields")
-        given = [_mapping(text, what) for text, what in ((schema, "schema"), (config, "compression config"))]
+        given, own = _mapping(schema, "schema"), _mapping(config, "compression config")
         found = indexes.from_text(indexed)
     except IntegrityError as error:
         raise IntegrityError(
             f"the catalog's row of dataset {name!r} is damaged: {error}; `tensordb repair` writes what can be read anew"
         ) from error
-    return DatasetRow(dataset_id, name, nonce, *given, struct, created, found)
+    return DatasetRow(dataset_id, name, nonce, given, own, struct, created, found)
 
 
 def _mapping(text: str | None, what: str) -> dict[str, Any] | None:

@@ -14,6 +14,8 @@ from tensordb.display import html_table
 from tensordb.errors import IntegrityError
 
 _MOST_SHOWN = 100
+MOST_METRIC = 1 << 1000
+"""Largest whole number that is a metric: a float holds it too."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,14 @@ def facts_of(packed: bytes) -> tuple[Mapping[str, int | float], Mapping[str, Any
     """
     facts = documents.unpack(packed)
     metrics, metadata = facts.get("metrics", {}), facts.get("metadata", {})
-    numbers = isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
+    numbers = isinstance(metrics, dict) and all(map(_is_number, metrics.values()))
     if not numbers or not isinstance(metadata, dict):
         raise IntegrityError("the stored metrics and metadata of a checkpoint are not what any is saved with")
     return metrics, metadata
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= MOST_METRIC)
 
 
 def from_row(row: CheckpointRow) -> Checkpoint:

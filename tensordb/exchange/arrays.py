@@ -27,6 +27,8 @@ CHUNK_NBYTES = 16 << 20
 """Bytes of a file that are read at a time, and at least one row."""
 _MOST_WHOLE_NBYTES = 1 << 30
 """Bytes of an array that has to be read whole: metadata, or one whose rows do not lie together."""
+_MOST_RATIO = 1100
+"""Bytes that a byte of a deflated entry can stand for; the format allows a few fewer."""
 Array = np.ndarray[Any, Any]
 
 
@@ -75,6 +77,7 @@ def from_npz(path: Path, asked: Asked) -> Source:
         names = [each.filename.removesuffix(".npy") for each in entries]
         headers = {}
         for name, entry in zip(names, entries, strict=True):
+            _check_entry(entry, path)
             with archive.open(entry) as file:
                 headers[name] = _entry_header(file, entry, f"{name!r} of {path}")
         shapes = {name: header[0] for name, header in headers.items()}
@@ -185,6 +188,15 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtyp
     if any(size < 0 for size in shape):
         raise _damaged(where, f"its shape is {shape}")
     return shape, fortran, dtype
+
+
+def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
+    """Refuse what could take far more memory than there is file before anything of it is seen."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # Of other methods zipfile unpacks as much at once as its input gives: gigabytes from a few kilobytes.
+        raise InvalidInputError(f"{entry.filename} of {path} is compressed as NumPy does not write it; save anew")
+    if entry.file_size > max(_MOST_WHOLE_NBYTES, _MOST_RATIO * path.stat().st_size):
+        raise _damaged(f"{entry.filename} of {path}", f"{entry.file_size:,} bytes are more than it could hold")
 
 
 def _entry_header(file: IO[bytes], entry: zipfile.ZipInfo, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

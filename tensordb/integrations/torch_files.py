@@ -20,7 +20,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -97,7 +97,7 @@ def _read(path: Path) -> Any:
             return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=True)
         # A map, unlike a file, allocates nothing for text that is said to be longer than the file.
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return torch.load(data, map_location="cpu", weights_only=True)
+            return torch.load(cast("IO[bytes]", data), map_location="cpu", weights_only=True)
     except OSError as error:
         raise InvalidInputError(f"{path} cannot be read: {error}; give a file of torch.save") from error
     except pickle.UnpicklingError as error:
