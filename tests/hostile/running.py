@@ -36,7 +36,8 @@ def fuzz(kind: str, *, seed: int, runs: int | None = None, seconds: float = 0) -
     Raises:
         AssertionError: An input broke a promise; the message has it in hex.
     """
-    with tempfile.TemporaryDirectory(prefix="tensordb-fuzz-") as folder:
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="tensordb-fuzz-", dir=in_memory) as folder:
         corpus, found = Path(folder) / "corpus", Path(folder) / "found"
         corpus.mkdir()
         found.mkdir()
