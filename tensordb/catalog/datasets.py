@@ -17,6 +17,7 @@ from tensordb.catalog.fields import FieldType, StructOf, quoted
 from tensordb.catalog.ids import generated_id_sql
 from tensordb.catalog.indexes import Index
 from tensordb.catalog.rows import first, scalar
+from tensordb.errors import IntegrityError
 
 STATISTICS = {
     **dict.fromkeys(("min", "max", "mean", "std", "norm"), "DOUBLE"),
@@ -68,13 +69,13 @@ class DatasetRow:
 def fetch(con: duckdb.DuckDBPyConnection, name: str) -> DatasetRow | None:
     """Return the dataset of this exact name."""
     row = first(con.execute(f"SELECT {_COLUMNS} FROM tensordb.datasets WHERE name = ?", [name]))
-    return _dataset(row) if row else None
+    return from_row(row) if row else None
 
 
 def fetch_all(con: duckdb.DuckDBPyConnection) -> list[DatasetRow]:
     """Return every dataset, oldest first."""
     return [
-        _dataset(row) for row in con.execute(f"SELECT {_COLUMNS} FROM tensordb.datasets ORDER BY dataset_id").fetchall()
+        from_row(row) for row in con.execute(f"SELECT {_COLUMNS} FROM tensordb.datasets ORDER BY dataset_id").fetchall()
     ]
 
 
@@ -166,13 +167,31 @@ def _create_view(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> None:
     con.execute(f"CREATE OR REPLACE VIEW main.{quoted(row.name)} AS {source(row)}")
 
 
-def _dataset(row: tuple[Any, ...]) -> DatasetRow:
+def from_row(row: tuple[Any, ...]) -> DatasetRow:
+    """Return the dataset of a row of the table.
+
+    Raises:
+        IntegrityError: A column holds what none is written with.
+    """
     dataset_id, name, nonce, schema, config, known, created, indexed = row
-    struct = fields.from_dict(json.loads(known))
-    assert isinstance(struct, StructOf)
-    return DatasetRow(
-        dataset_id, name, nonce, _load(schema), _load(config), struct, created, indexes.from_text(indexed)
-    )
+    try:
+        struct = fields.from_dict(_load(known))
+        if not isinstance(struct, StructOf):
+            raise IntegrityError(f"its metadata is said to be {known!r:.200}, not fields")
+        given, own = _mapping(schema, "schema"), _mapping(config, "compression config")
+        found = indexes.from_text(indexed)
+    except IntegrityError as error:
+        raise IntegrityError(
+            f"the catalog's row of dataset {name!r} is damaged: {error}; `tensordb repair` writes what can be read anew"
+        ) from error
+    return DatasetRow(dataset_id, name, nonce, given, own, struct, created, found)
+
+
+def _mapping(text: str | None, what: str) -> dict[str, Any] | None:
+    value = _load(text)
+    if not isinstance(value, dict | None):
+        raise IntegrityError(f"its {what} is a JSON {type(value).__name__}, not an object")
+    return value
 
 
 def _dump(value: Any) -> str | None:
@@ -180,4 +199,7 @@ def _dump(value: Any) -> str | None:
 
 
 def _load(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{text!r:.200} is not JSON: {error}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,12 @@ import torch
 from tensordb.errors import IntegrityError, InvalidInputError
 
 MAX_DEPTH = 64
+_MOST_BITS = 2_000  # fewer decimal digits than the lowest limit that may be set for them
 _BIG_INT, _DATETIME, _DATE = 1, 2, 3
 _ATOMS = frozenset({int, float, bool, type(None)})
 PLAIN = _ATOMS | {str}
+_TEXT = frozenset({str})
+_LEAVES = PLAIN | {dt.datetime, dt.date}
 
 
 def normalize(metadata: Mapping[str, Any] | None, *, where: str = "metadata") -> dict[str, Any] | None:
@@ -97,12 +100,33 @@ def unpack(packed: bytes | None) -> dict[str, Any]:
         raise IntegrityError(f"stored metadata of {len(packed)} bytes cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise IntegrityError(f"stored metadata of {len(packed)} bytes is a {type(document).__name__}, not a document")
+    _check_plain(document, MAX_DEPTH)
     return document
 
 
 def as_json(document: Mapping[str, Any]) -> str:
     """Return a normalized document as JSON, for SQL to look into; what JSON lacks becomes text."""
-    return json.dumps(_without_nan(document), default=str, allow_nan=False)
+    return json_of(_without_nan(document))
+
+
+def json_of(value: Any) -> str:
+    """Return a plain value as JSON; a number of so many digits that Python refuses to write them is hexadecimal text.
+
+    >>> json_of([1, 10**5000])[:12]
+    '[1, "0x31e20'
+    """
+    try:
+        return json.dumps(value, default=str)
+    except ValueError:
+        return json.dumps(_short(value), default=str)
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _short(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    return hex(value) if type(value) is int and value.bit_length() > _MOST_BITS else value
 
 
 def _without_nan(value: Any) -> Any:
@@ -179,6 +203,23 @@ def _join(path: str, key: str | int) -> str:
     if key == "":
         return path
     return f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}"
+
+
+def _check_plain(document: dict[Any, Any], levels: int) -> None:
+    """Raise IntegrityError unless this has what `normalize` gives, so that nobody who uses it meets anything else."""
+    if not _TEXT.issuperset(map(type, document)):
+        raise IntegrityError("stored metadata has a key that is not text")
+    if not _LEAVES.issuperset(map(type, document.values())):
+        _check_values(document.values(), levels)
+
+
+def _check_values(values: Iterable[Any], levels: int) -> None:
+    for value in values:
+        if type(value) in _LEAVES:
+            continue
+        if not levels or type(value) not in (dict, list):
+            raise IntegrityError(f"stored metadata holds a {type(value).__name__} that none is written with")
+        _check_plain(value, levels - 1) if type(value) is dict else _check_values(value, levels - 1)
 
 
 def _extend(value: Any) -> msgpack.ExtType:

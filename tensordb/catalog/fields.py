@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from tensordb.catalog.documents import json_of
+from tensordb.errors import IntegrityError
 
 Scalar = Literal["NULL", "BOOLEAN", "BIGINT", "DOUBLE", "DATE", "TIMESTAMP", "VARCHAR"]
 
@@ -34,6 +36,8 @@ class StructOf:
 FieldType = Scalar | ListOf | StructOf
 
 INT64 = range(-(2**63), 2**63)
+_MOST_LEVELS = 100
+"""Levels of a stored type; documents nest less deep."""
 _SCALARS: dict[type, Scalar] = {
     type(None): "NULL",
     bool: "BOOLEAN",
@@ -127,7 +131,7 @@ def _coerce_scalar(value: Any, kind: Scalar) -> Any:
     if kind == "VARCHAR":
         if isinstance(value, dt.datetime):
             value = _in_utc(value)  # as the column's own values become text when it is widened
-        return str(value) if isinstance(value, str | float | dt.date) else json.dumps(value, default=str)
+        return str(value) if isinstance(value, str | float | dt.date) else json_of(value)
     if kind == "DOUBLE":
         try:
             return float(value)
@@ -157,14 +161,31 @@ def to_dict(kind: FieldType) -> Any:
     return kind
 
 
-def from_dict(form: Any) -> FieldType:
-    """Return the type of its JSON form."""
-    if isinstance(form, dict) and "struct" in form:
-        return StructOf({name: from_dict(inner) for name, inner in form["struct"].items()})
-    if isinstance(form, dict):
-        return ListOf(from_dict(form["list"]))
-    scalar: Scalar = form
-    return scalar
+def from_dict(form: Any, levels: int = _MOST_LEVELS) -> FieldType:
+    """Return the type of its JSON form.
+
+    Raises:
+        IntegrityError: It is no such form. What it says becomes a part of SQL, so that nothing of it is taken on trust.
+    """
+    if isinstance(form, str) and form in get_args(Scalar):
+        scalar: Scalar = form  # type: ignore[assignment]
+        return scalar
+    if isinstance(form, dict) and len(form) == 1 and levels:
+        ((kind, inner),) = form.items()
+        if kind == "list":
+            return ListOf(from_dict(inner, levels - 1))
+        if kind == "struct" and isinstance(inner, dict) and _are_column_names(inner):
+            return StructOf({name: from_dict(each, levels - 1) for name, each in inner.items()})
+    raise IntegrityError(f"a type of metadata fields is said to be {str(form)[:200]!r}, which is none")
+
+
+def is_name(name: str) -> bool:
+    """Tell whether text can name a column; JSON may hold half of a surrogate pair, which no SQL can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return _is_column_name(name)
 
 
 def quoted(name: str) -> str:
@@ -183,3 +204,7 @@ def _widen_struct(left: StructOf, right: StructOf) -> StructOf:
 
 def _is_column_name(name: str) -> bool:
     return bool(name) and "\0" not in name
+
+
+def _are_column_names(names: Mapping[str, Any]) -> bool:
+    return all(map(is_name, names)) and len({name.casefold() for name in names}) == len(names)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 
-from tensordb.catalog.fields import FieldType, StructOf, columns, quoted, sql_type
+from tensordb.catalog.fields import FieldType, StructOf, columns, is_name, quoted, sql_type
 from tensordb.catalog.rows import run, scalar
+from tensordb.errors import IntegrityError
 
 if TYPE_CHECKING:
     from tensordb.catalog.datasets import DatasetRow
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MOST = 64
 """Records that an index leads to at most."""
 _MOST_KNOWN = 256
+_MOST_NUMBER = 1 << 62
 _known: dict[str, tuple[Equality, ...]] = {}
 
 
@@ -138,8 +140,18 @@ def to_text(indexes: Sequence[Index]) -> str | None:
 
 
 def from_text(text: str | None) -> tuple[Index, ...]:
-    """Return the indexes of a stored form."""
-    return tuple(Index(*each) for each in json.loads(text or "[]"))
+    """Return the indexes of a stored form.
+
+    Raises:
+        IntegrityError: It is none.
+    """
+    try:
+        found = [] if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"the stored list of indexes cannot be read: {error}") from error
+    if not isinstance(found, list) or not all(map(_is_index, found)) or len({each[0] for each in found}) < len(found):
+        raise IntegrityError(f"the stored list of indexes is {text!r:.200}, which none is written as")
+    return tuple(Index(*each) for each in found)
 
 
 def _fill(con: duckdb.DuckDBPyConnection, row: DatasetRow, index: Index) -> None:
@@ -149,6 +161,14 @@ def _fill(con: duckdb.DuckDBPyConnection, row: DatasetRow, index: Index) -> None
     table = _table(row, index)
     con.execute(f"CREATE TABLE {table} AS SELECT {value} AS value, r.seq FROM {row.table} r WHERE {value} IS NOT NULL")
     con.execute(f"CREATE INDEX {table.rpartition('.')[2]}_key ON {table} (value)")
+
+
+def _is_index(value: Any) -> bool:
+    """Tell whether this, read from a stored form, is an index: its number becomes a part of SQL."""
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    number, field = value
+    return type(number) is int and 0 < number < _MOST_NUMBER and isinstance(field, str) and is_name(field)
 
 
 def _table(row: DatasetRow, index: Index) -> str:

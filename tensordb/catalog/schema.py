@@ -8,6 +8,7 @@ and weights.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 import duckdb
@@ -225,7 +226,14 @@ def database_id(con: duckdb.DuckDBPyConnection) -> bytes:
     row = first(con.execute("SELECT value FROM tensordb.info WHERE name = 'database_id'"))
     if row is None:
         raise FormatError("the catalog has no database id; the file is not tensordb's")
-    return bytes.fromhex(row[0])
+    return database_id_of(row[0])
+
+
+def database_id_of(text: str) -> bytes:
+    """Return the id of a database from its stored form; raise FormatError when it is none."""
+    if not isinstance(text, str) or re.fullmatch(r"[0-9a-f]{32}", text, re.ASCII) is None:
+        raise FormatError(f"the catalog's database id is {text!r:.100}, which none is; the file is damaged")
+    return bytes.fromhex(text)
 
 
 def _upgrade(con: duckdb.DuckDBPyConnection, version: int) -> None:

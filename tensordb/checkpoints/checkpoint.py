@@ -11,8 +11,11 @@ from tensordb.catalog import checkpoint_documents, documents
 from tensordb.catalog.checkpoints import CheckpointRow
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.display import html_table
+from tensordb.errors import IntegrityError
 
 _MOST_SHOWN = 100
+MOST_METRIC = 1 << 1000
+"""Largest whole number that is a metric: a float holds it too."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,30 @@ def pack_facts(metrics: Mapping[str, int | float], metadata: Mapping[str, Any], 
 
 def metrics_of(row: CheckpointRow) -> Mapping[str, int | float]:
     """Return the metrics of a checkpoint of the catalog, as they were given."""
-    metrics: Mapping[str, int | float] = documents.unpack(row.facts).get("metrics", {})
-    return metrics
+    return facts_of(row.facts)[0]
+
+
+def facts_of(packed: bytes) -> tuple[Mapping[str, int | float], Mapping[str, Any]]:
+    """Return the metrics and the metadata that `pack_facts` was given.
+
+    Raises:
+        IntegrityError: The bytes are not what it gives.
+    """
+    facts = documents.unpack(packed)
+    metrics, metadata = facts.get("metrics", {}), facts.get("metadata", {})
+    numbers = isinstance(metrics, dict) and all(map(_is_number, metrics.values()))
+    if not numbers or not isinstance(metadata, dict):
+        raise IntegrityError("the stored metrics and metadata of a checkpoint are not what any is saved with")
+    return metrics, metadata
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= MOST_METRIC)
 
 
 def from_row(row: CheckpointRow) -> Checkpoint:
     """Return a checkpoint of the catalog."""
-    facts = documents.unpack(row.facts)
+    metrics, metadata = facts_of(row.facts)
     epoch = row.epoch
     return Checkpoint(
         id=checkpoint_id(row.number),
@@ -131,8 +151,8 @@ def from_row(row: CheckpointRow) -> Checkpoint:
         epoch=int(epoch) if epoch is not None and epoch.is_integer() else epoch,
         created_at=row.created_at.replace(tzinfo=dt.UTC),
         parent_id=None if row.parent is None else checkpoint_id(row.parent),
-        metrics=facts.get("metrics", {}),
-        metadata=facts.get("metadata", {}),
+        metrics=metrics,
+        metadata=metadata,
         tags=tuple(row.tags),
         tensors=row.tensors,
         nbytes=row.nbytes,

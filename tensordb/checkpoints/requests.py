@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tensordb.catalog import documents
-from tensordb.checkpoints.checkpoint import pack_facts
+from tensordb.checkpoints.checkpoint import MOST_METRIC, pack_facts
 from tensordb.checkpoints.roles import RoleConfigs
 from tensordb.checkpoints.tree import Leaf
 from tensordb.errors import InvalidInputError
@@ -123,6 +123,6 @@ def _number(value: Any, what: str) -> int | float:
     number = (plain or {}).get("value")
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise InvalidInputError(f"{what} is {value!r}; give a number")
-    if isinstance(number, int) and abs(number) > 1 << 1000:
+    if isinstance(number, int) and abs(number) > MOST_METRIC:
         raise InvalidInputError(f"{what} is an int of {number.bit_length()} bits; give a number that a float can hold")
     return number

@@ -74,7 +74,7 @@ def update_metadata(db: Database, name: str, record_id: str, metadata: Any, *, m
         row = db.catalog.known.dataset(con, name)
         found = _record(con, row, record_id)
         document = {**documents.unpack(found.document), **(given or {})} if merge else given
-        DatasetSchema.parse(row.schema).check_metadata(document)
+        DatasetSchema.of_row(row).check_metadata(document)
         row = datasets.adapt_fields(con, row, fields.struct_of(document))
         db.catalog.known.remember_dataset(row)
         records.set_document(con, row, found.seq, document)

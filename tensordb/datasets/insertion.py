@@ -31,6 +31,7 @@ from tensordb.encoding.pipeline import prepare
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.encoding.summing import summarize
 from tensordb.engine import Database
+from tensordb.engine.stored_config import config_of
 from tensordb.errors import AlreadyExistsError, DatasetNotFoundError, InvalidInputError, SchemaValidationError
 from tensordb.model import TensorSpec
 
@@ -180,8 +181,7 @@ class Inserter:
     def _fetch_settings(self, name: str) -> _Settings:
         with self._db.catalog.read() as con:
             row = self._db.catalog.known.dataset(con, name)
-        config = None if row.config is None else CompressionConfig.from_dict(row.config)
-        settings = _Settings(_identity(row), DatasetSchema.parse(row.schema), config, row.fields)
+        settings = _Settings(_identity(row), DatasetSchema.of_row(row), config_of(row), row.fields)
         self._settings[row.name] = settings
         return settings
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tensordb import tensors
+from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.documents import check_text
 from tensordb.catalog.fields import FieldType, ListOf, StructOf
-from tensordb.errors import InvalidInputError, SchemaValidationError
+from tensordb.errors import IntegrityError, InvalidInputError, SchemaValidationError
 from tensordb.model import TensorSpec
 
 
@@ -72,6 +73,14 @@ class DatasetSchema:
             None if dtype is None else tensors.dtype_name(tensors.dtype_from_name(dtype)),
             _parse_metadata(schema.get("metadata")),
         )
+
+    @classmethod
+    def of_row(cls, row: DatasetRow) -> DatasetSchema:
+        """Return the schema that the catalog has of a dataset; raise IntegrityError when it is none."""
+        try:
+            return cls.parse(row.schema)
+        except InvalidInputError as error:
+            raise IntegrityError(f"the stored schema of dataset {row.name!r} is damaged: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, which `parse` takes back."""

@@ -26,6 +26,7 @@ from tensordb.encoding.reading import PayloadReader
 from tensordb.encoding.regrouping import RAW, config_like, lossless
 from tensordb.engine.database import Database
 from tensordb.engine.sources import open_payload
+from tensordb.engine.stored_config import config_of
 from tensordb.engine.writer import Stored
 from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
 from tensordb.model import TensorSpec
@@ -152,8 +153,7 @@ class Gathering:
         self._pages = pages
         self._config = config
         self._shared = shared
-        given = None if dataset.config is None else CompressionConfig.from_dict(dataset.config)
-        self._in_force = given or db.config
+        self._in_force = config_of(dataset) or db.config
         self._raw: dict[TensorSpec, CompressionConfig] = {}
         self._open: dict[tuple[TensorSpec, int, str | None], _OpenPage] = {}
         self._open_nbytes = 0

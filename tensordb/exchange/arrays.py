@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from tensordb.datasets.streaming import Row
-from tensordb.errors import InvalidInputError
-from tensordb.exchange.rows import Asked, Roles, Source, id_of, roles_of, stacks_beside
+from tensordb.errors import InvalidInputError, TensorDBError
+from tensordb.exchange.rows import Asked, Roles, Source, check_count, id_of, roles_of, stacks_beside
 from tensordb.exchange.safetensors_header import map_bytes
 from tensordb.tensors import adopted
 
@@ -27,6 +27,8 @@ CHUNK_NBYTES = 16 << 20
 """Bytes of a file that are read at a time, and at least one row."""
 _MOST_WHOLE_NBYTES = 1 << 30
 """Bytes of an array that has to be read whole: metadata, or one whose rows do not lie together."""
+_MOST_RATIO = 1100
+"""Bytes that a byte of a deflated entry can stand for; the format allows a few fewer."""
 Array = np.ndarray[Any, Any]
 
 
@@ -60,6 +62,7 @@ def from_npy(path: Path, asked: Asked) -> Source:
         if not shape:
             raise InvalidInputError(f"{path} holds a 0-d array; the records are an array's rows")
         array = data[begin:].view(dtype).reshape(shape, order="F" if fortran else "C")
+    check_count(shape[0], nbytes, str(path))
     size = max(1, CHUNK_NBYTES // max(1, math.prod(shape[1:]) * dtype.itemsize))
     chunks = (array[start : start + size] for start in range(0, shape[0], size))
     return Source(stacks_beside(map(adopted, chunks), asked), shape[0])
@@ -74,12 +77,14 @@ def from_npz(path: Path, asked: Asked) -> Source:
         names = [each.filename.removesuffix(".npy") for each in entries]
         headers = {}
         for name, entry in zip(names, entries, strict=True):
+            _check_entry(entry, path)
             with archive.open(entry) as file:
                 headers[name] = _entry_header(file, entry, f"{name!r} of {path}")
         shapes = {name: header[0] for name, header in headers.items()}
         roles = roles_of(names, [name for name, shape in shapes.items() if len(shape) > 1], asked, str(path))
         _check_lengths({name: shapes[name][0] if shapes[name] else None for name in _used(roles)}, str(path))
         by_name = dict(zip(names, entries, strict=True))
+        check_count(shapes[roles.tensor][0], math.prod(shapes[roles.tensor]), str(path))
         rest = [name for name in _used(roles) if name != roles.tensor]
         held = {name: _whole(archive, by_name[name], f"{name!r} of {path}") for name in rest}
     tensors = map(adopted, _streamed(archive, by_name[roles.tensor], path))
@@ -91,7 +96,7 @@ def damage_named(path: Path) -> Iterator[None]:
     """Raise what goes wrong with a file of others as InvalidInputError that names it."""
     try:
         yield
-    except InvalidInputError:
+    except TensorDBError:
         raise
     except Exception as error:  # a file made up to do harm can make a reader fail in any way
         raise InvalidInputError(f"{path} cannot be read: {error}; it may be damaged or cut off") from error
@@ -183,6 +188,15 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtyp
     if any(size < 0 for size in shape):
         raise _damaged(where, f"its shape is {shape}")
     return shape, fortran, dtype
+
+
+def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
+    """Refuse what could take far more memory than there is file before anything of it is seen."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # Of other methods zipfile unpacks as much at once as its input gives: gigabytes from a few kilobytes.
+        raise InvalidInputError(f"{entry.filename} of {path} is compressed as NumPy does not write it; save anew")
+    if entry.file_size > max(_MOST_WHOLE_NBYTES, _MOST_RATIO * path.stat().st_size):
+        raise _damaged(f"{entry.filename} of {path}", f"{entry.file_size:,} bytes are more than it could hold")
 
 
 def _entry_header(file: IO[bytes], entry: zipfile.ZipInfo, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

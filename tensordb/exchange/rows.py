@@ -12,6 +12,7 @@ from tensordb.datasets.metadata import metadata_rows
 from tensordb.datasets.streaming import Row, Rows
 from tensordb.errors import InvalidInputError
 
+_MOST_EMPTY = 1 << 20
 _USUAL = "tensor"
 """The column that is meant when several could be."""
 
@@ -123,6 +124,12 @@ def _only(names: Sequence[str], candidates: Sequence[str], asked: Asked, where: 
         f"{where} has no column of tensors (lists of numbers); its columns are "
         f"{', '.join(map(repr, names)) or 'none'}; name one as tensor="
     )
+
+
+def check_count(rows: int, nbytes: int, where: str) -> None:
+    """Raise InvalidInputError for rows without end that a file needs no byte for."""
+    if not nbytes and rows > _MOST_EMPTY:
+        raise InvalidInputError(f"{where} claims {rows:,} rows that have no elements; at most {_MOST_EMPTY:,} are read")
 
 
 def stacks_beside(stacks: Iterable[torch.Tensor], asked: Asked) -> Iterator[Row | Rows]:

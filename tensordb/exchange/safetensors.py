@@ -19,7 +19,7 @@ from tensordb.catalog import documents
 from tensordb.datasets.streaming import Row
 from tensordb.errors import IntegrityError, InvalidInputError
 from tensordb.exchange.arrays import cut
-from tensordb.exchange.rows import Asked, Source, identified, stacks_beside
+from tensordb.exchange.rows import Asked, Source, check_count, identified, stacks_beside
 from tensordb.exchange.safetensors_header import MOST_HEADER_NBYTES, SafetensorsFile, build
 from tensordb.exchange.selecting import Column, Selected, document_of, value_of
 from tensordb.tensors import byte_view, dtype_from_name, snapshot
@@ -42,6 +42,7 @@ def from_safetensors(path: Path, asked: Asked) -> Source:
     stack = file.tensor(entries[asked.tensor])
     if not stack.ndim:
         raise InvalidInputError(f"{asked.tensor!r} of {path} is 0-d; its rows would be the records")
+    check_count(len(stack), stack.nbytes, str(path))
     return Source(stacks_beside(cut(stack), Asked(record_id=asked.record_id, rows=asked.rows)), len(stack))
 
 

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import torch
 
 from tensordb.datasets.streaming import Row, Rows
-from tensordb.errors import InvalidInputError
+from tensordb.errors import InvalidInputError, TensorDBError
 from tensordb.exchange import images
 from tensordb.exchange.arrays import CHUNK_NBYTES
 from tensordb.exchange.columns import holds_numbers, is_tensor, tensors_of
 from tensordb.exchange.marks import Marks, exact, kind_of, marks_of
-from tensordb.exchange.rows import Asked, Roles, Source, id_of, roles_of
+from tensordb.exchange.rows import Asked, Roles, Source, check_count, id_of, roles_of
 
 _MOST_ROWS = 16384
 """Rows that become Python's values at a time."""
@@ -73,9 +73,15 @@ def from_ipc(path: Path, asked: Asked) -> Source:
         except pa.ArrowInvalid:
             file.seek(0)
             stream = pa.ipc.open_stream(file)
-            return from_batches(stream.schema, stream, asked, str(path))
-        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+            return from_batches(stream.schema, map(_validated, stream), asked, str(path))
+        batches = (_validated(reader.get_batch(number)) for number in range(reader.num_record_batches))
         return from_batches(reader.schema, batches, asked, str(path))
+
+
+def _validated(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch whose offsets lie within its buffers: Arrow itself believes those of a file."""
+    batch.validate(full=True)
+    return batch
 
 
 def from_parquet(pattern: Path, asked: Asked) -> Source:
@@ -151,6 +157,7 @@ def _rows(
                 ]
             ids = None if roles.record_id is None else list(map(id_of, batch.column(roles.record_id).to_pylist()))
             column = batch.column(roles.tensor)
+            check_count(first + len(batch), column.nbytes, where)
             of_images = images.is_image(field.type)
             tensors = (
                 images.of_column(column, first, where, local=local) if of_images else tensors_of(column, field, first)
@@ -195,5 +202,8 @@ def _files(pattern: Path) -> list[Path]:
 def _named(where: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except TensorDBError:
+        raise
+    except (pa.ArrowException, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # Beside those of Arrow: what Python says of values it has no place for, such as dates after the year 9999.
         raise InvalidInputError(f"{where} cannot be read: {error}; it may be damaged or cut off") from error

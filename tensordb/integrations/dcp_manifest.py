@@ -20,11 +20,14 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from tensordb.checkpoints.tree import unflatten
+from tensordb.checkpoints.tree.containers import MAX_DEPTH
 from tensordb.checkpoints.tree.shards import Sharded
 from tensordb.errors import FormatError, IntegrityError
 from tensordb.tensors import dtype_from_name, dtype_name
 
 _KIND, _VERSION = "torch.distributed.checkpoint", 1
+_MOST_HOLES = 1000
+"""Numbers that a list of the state may lack beside as many as it has."""
 
 
 def manifest_of(metadata: Metadata, leaf_of: Callable[[MetadataIndex], int | None]) -> dict[str, Any]:
@@ -53,9 +56,11 @@ def metadata_of(note: bytes) -> Metadata:
     leaves: dict[MetadataIndex, int] = {}
     try:
         items = {name: _item(name, entry, leaves) for name, entry in manifest["items"].items()}
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise IntegrityError(f"the manifest of the checkpoint is damaged: {error!r}") from error
-    return Metadata(items, planner_data=manifest["planner_data"], storage_data=leaves)
+        planner_data = manifest["planner_data"]
+        "".join(items).encode("utf-8")
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise IntegrityError(f"the manifest of the checkpoint is damaged: {error!r:.500}") from error
+    return Metadata(items, planner_data=planner_data, storage_data=leaves)
 
 
 def state_of(metadata: Metadata, value_of: Callable[[str, Any], Any]) -> dict[str, Any]:
@@ -113,8 +118,13 @@ def _item(name: str, entry: Any, leaves: dict[MetadataIndex, int]) -> Any:
     if entry is None:
         return BytesStorageMetadata()
     dtype, requires_grad, size, given = entry
+    _check_sizes(size)
     chunks = []
     for offsets, sizes, leaf in given:
+        _check_sizes(offsets, len(size))
+        _check_sizes(sizes, len(size))
+        if leaf is not None and (type(leaf) is not int or leaf < 0):
+            raise ValueError(f"{name} has a chunk in the leaf {leaf!r:.100}")
         chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
         if leaf is not None:
             leaves[MetadataIndex(name, offsets)] = leaf
@@ -122,8 +132,17 @@ def _item(name: str, entry: Any, leaves: dict[MetadataIndex, int]) -> Any:
     return TensorStorageMetadata(properties, torch.Size(size), chunks)
 
 
+def _check_sizes(value: Any, rank: int | None = None) -> None:
+    if type(value) is not tuple or not all(type(each) is int and 0 <= each < 1 << 62 for each in value):
+        raise ValueError(f"{value!r:.100} are no sizes")
+    if rank is not None and len(value) != rank:
+        raise ValueError(f"{value!r:.100} are not {rank} sizes")
+
+
 def _is_path(path: Any) -> bool:
-    return isinstance(path, tuple | list) and bool(path) and isinstance(path[0], str)
+    if not isinstance(path, tuple | list) or not 0 < len(path) <= MAX_DEPTH or not isinstance(path[0], str):
+        return False
+    return all(type(key) in (str, int) for key in path)
 
 
 class _Node(dict[Any, Any]):
@@ -139,9 +158,15 @@ def _set(state: _Node, path: tuple[Any, ...], value: Any) -> None:
 def _plain(state: Any) -> Any:
     if type(state) is not _Node:
         return state
-    if state and all(type(key) is int for key in state):
+    if _is_list(state):
         return [_plain(state.get(index)) for index in range(max(state) + 1)]
     return {key: _plain(value) for key, value in state.items()}
+
+
+def _is_list(state: _Node) -> bool:
+    """Tell whether the keys are the numbers of a list; a list is not made as long as a number merely says."""
+    numbers = bool(state) and all(type(key) is int for key in state)
+    return numbers and min(state) >= 0 and max(state) <= 2 * len(state) + _MOST_HOLES
 
 
 def _no_tensor(number: int) -> torch.Tensor:

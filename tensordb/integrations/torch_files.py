@@ -13,13 +13,14 @@ What a file holds is found by the names in it:
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -92,8 +93,11 @@ def import_torch(
 
 def _read(path: Path) -> Any:
     try:
-        is_mappable = zipfile.is_zipfile(path)
-        return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=is_mappable)
+        if zipfile.is_zipfile(path):
+            return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=True)
+        # A map, unlike a file, allocates nothing for text that is said to be longer than the file.
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return torch.load(cast("IO[bytes]", data), map_location="cpu", weights_only=True)
     except OSError as error:
         raise InvalidInputError(f"{path} cannot be read: {error}; give a file of torch.save") from error
     except pickle.UnpicklingError as error:

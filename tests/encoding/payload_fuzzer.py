@@ -1,6 +1,6 @@
-"""Coverage-guided fuzzing of the payload reader (atheris). Run by test_fuzz.py; by hand, for as long as you like:
+"""Coverage-guided fuzzing of the payload reader (atheris). Run by tests/hostile; by hand, for as long as you like:
 
-``cd tests; python -m encoding.payload_fuzzer -max_total_time=600 NEW_CORPUS_FOLDER encoding/golden``
+``python -m tests.encoding.payload_fuzzer -max_total_time=600 NEW_CORPUS_FOLDER tests/encoding/golden``
 
 An input is a payload. It is read as it is, and once more with its checksums made true, as they stop almost everything.
 """

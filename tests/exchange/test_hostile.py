@@ -133,6 +133,55 @@ def test_metadata_in_an_archive_that_unpacks_to_gigabytes_is_refused_unread(db: 
     assert db.import_from("data", tmp_path / "bomb.npz", metadata=[]) != []
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_packed_as_numpy_does_not_is_refused_unread(db: TensorStorage, tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", method) as archive:
+        archive.writestr("x.npy", header_of((1, 1 << 20), "|u1") + bytes(1 << 20))
+    with pytest.raises(InvalidInputError, match="NumPy does not write"):
+        db.import_from("data", tmp_path / "bomb.npz")
+    assert db.list_datasets() == []
+
+
+def test_rows_without_elements_do_not_go_on_forever(db: TensorStorage, tmp_path: Path) -> None:
+    header = header_of((1 << 50, 0))
+    (tmp_path / "x.npy").write_bytes(header)
+    zip_of(tmp_path / "x.npz", {"x.npy": header})
+    text = json.dumps({"x": {"dtype": "F32", "shape": [1 << 50, 0], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    for name, options in (("x.npy", {}), ("x.npz", {}), ("x.safetensors", {"tensor": "x"})):
+        with pytest.raises(InvalidInputError, match=f"{name}.*no elements"):
+            db.import_from("data", tmp_path / name, **options)
+    assert db.list_datasets() == []
+
+
+@pytest.mark.parametrize("kind", [pa.time64("us"), pa.timestamp("s"), pa.date64()])
+def test_times_that_python_has_no_place_for_are_refused_by_the_files_name(
+    db: TensorStorage, tmp_path: Path, kind: pa.DataType
+) -> None:
+    at = pa.array([1 << 62], pa.int64()).view(kind)
+    table = pa.table({"x": pa.array([[1.0]]), "at": at})
+    with pa.ipc.new_file(tmp_path / "x.arrow", table.schema) as file:
+        file.write_table(table)
+    with pytest.raises(InvalidInputError, match=r"x\.arrow"):
+        db.import_from("data", tmp_path / "x.arrow")
+    assert db.list_datasets() == []
+
+
+@pytest.mark.parametrize("offset", [1 << 30, -(1 << 30), 4])
+def test_arrow_whose_offsets_leave_its_buffers_is_refused(db: TensorStorage, tmp_path: Path, offset: int) -> None:
+    buffers = [None, pa.py_buffer(np.array([0, offset, 3], np.int32)), pa.py_buffer(b"abc")]
+    names = pa.Array.from_buffers(pa.string(), 2, buffers)
+    lists = pa.Array.from_buffers(pa.list_(pa.int8()), 2, buffers[:2], children=[pa.array([1, 2, 3], pa.int8())])
+    for table in (
+        pa.table({"x": pa.array([[1.0]] * 2), "name": names}), pa.table({"x": lists}),
+    ):  # fmt: skip
+        with pa.ipc.new_stream(tmp_path / "x.arrow", table.schema) as file:
+            file.write_table(table)
+        with pytest.raises(InvalidInputError, match=r"x\.arrow"):
+            db.import_from("data", tmp_path / "x.arrow")
+    assert db.list_datasets() == []
+
+
 def test_columns_named_like_those_of_tensordb_are_metadata_like_any_other(db: TensorStorage, tmp_path: Path) -> None:
     names = ["tensor", "record_id", "created_at", "metadata", "metadata.tensor", "tensordb.document", "dtype"]
     table = pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(X)} | {name: list("abcd") for name in names})

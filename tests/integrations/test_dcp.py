@@ -32,7 +32,7 @@ from tensordb.checkpoints.roles import KeyConfigs
 from tensordb.checkpoints.sharded import Wanted
 from tensordb.checkpoints.tree import Leaf, flatten
 from tensordb.integrations.dcp import TensorDBReader, TensorDBWriter
-from tensordb.integrations.dcp_manifest import metadata_of
+from tensordb.integrations.dcp_manifest import metadata_of, state_of
 from tensordb.tensors import dtype_from_name
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -428,6 +428,34 @@ def test_forged_manifests_raise_errors_of_ours() -> None:
     for items in (3, {"w": 3}, {"w": ("float32", False, (2,), [((0,), "x", 0)])}, {"w": ("no", False, (2,), [])}):
         with pytest.raises((IntegrityError, InvalidInputError)):
             metadata_of(flatten(head | {"items": items}).document)
+
+
+MANIFEST = {"kind": "torch.distributed.checkpoint", "version": 1, "planner_data": None, "items": {}}
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        {"w": ("float32", False, (-1,), [])},
+        {"w": ("float32", False, (1 << 70,), [])},
+        {"w": ("float32", False, (2,), [((0, 0), (2,), 0)])},
+        {"w": ("float32", False, (2,), [((0,), (2,), -1)])},
+        {"w": ("float32", False, (2,), [((0,), (2,), "0")])},
+        {3: None},
+    ],
+)
+def test_a_manifest_whose_sizes_are_none_is_refused(items: dict[Any, Any]) -> None:
+    with pytest.raises(IntegrityError, match="manifest"):
+        metadata_of(flatten(MANIFEST | {"items": items}).document)
+    with pytest.raises(IntegrityError, match="planner_data"):
+        metadata_of(flatten({key: value for key, value in MANIFEST.items() if key != "planner_data"}).document)
+
+
+@pytest.mark.parametrize("path", [("list", 10**12), ("list", -1), ("a", *range(5000)), ("a", (1, 2)), ("a", None)])
+def test_places_that_a_manifest_makes_up_take_no_memory(path: tuple[Any, ...]) -> None:
+    planned = MANIFEST | {"items": {"x": None}, "planner_data": {"x": path}}
+    state = state_of(metadata_of(flatten(planned).document), lambda name, item: name)
+    assert state in ({"x": "x"}, {"list": {path[1]: "x"}})
 
 
 def test_importing_tensordb_does_not_load_distributed_checkpoints() -> None:

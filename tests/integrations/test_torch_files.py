@@ -3,6 +3,8 @@
 import argparse
 import os
 import pickle
+import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -159,6 +161,20 @@ def test_damaged_files_are_refused_by_their_name(db: TensorStorage, tmp_path: Pa
     for missing in (tmp_path, tmp_path / "missing.pt"):
         with pytest.raises(InvalidInputError, match="cannot be read"):
             import_torch(db, missing, "run")
+
+
+def test_text_that_is_said_to_be_longer_than_its_file_allocates_nothing(db: TensorStorage, tmp_path: Path) -> None:
+    torch.save(MODEL, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "old.pt").read_bytes()
+    at = whole.index(b"layer.weight") - 4
+    (tmp_path / "bad.pt").write_bytes(whole[:at] + struct.pack("<I", 0xF0000000) + whole[at + 4 :])
+    tracemalloc.start()
+    with pytest.raises(InvalidInputError, match=r"bad\.pt"):
+        import_torch(db, tmp_path / "bad.pt", "run")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
+    assert db.checkpoints.runs() == []
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")

@@ -4,9 +4,10 @@
     python -m tests.proof --minutes 300 kill model      these two, five hours in all
     python -m tests.proof --seed 7 model                what failed once, again
 
-The time is shared out evenly. A failure is printed with the seed that repeats it, the other attacks go on, and the
-command ends with 1. To be run from the root of the repository, with the extra ``test`` installed. The suite runs each
-attack in a short form: `tests/stateful`, `tests/faults`.
+The time is shared out evenly; that of ``fuzz`` among the fuzzers of container, catalog and importers. A failure is
+printed with the seed that repeats it, the other attacks go on, and the command ends with 1. To be run from the root of
+the repository, with the extra ``test`` installed. The suite runs each attack in a short form: `tests/stateful`,
+`tests/faults`, `tests/hostile`.
 """
 
 from __future__ import annotations

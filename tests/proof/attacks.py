@@ -17,7 +17,7 @@ from tests.faults import long_flips, long_nth_failure, long_power_cut, long_swee
 from tests.faults.crowding import crowd
 from tests.faults.killing import kill_often, killer
 from tests.faults.soaking import assert_plateau, figures_of, soak
-from tests.hostile import long_documents
+from tests.hostile import long_fuzz
 from tests.stateful.running import run_model
 
 Figures = dict[str, float]
@@ -99,7 +99,7 @@ ATTACKS: dict[str, Attack] = {
     "sweep": _unbroken(long_sweep.run),
     "crowd": in_a_crowd,
     "soak": soaked,
-    "documents": _unbroken(long_documents.run),
+    "fuzz": _unbroken(long_fuzz.run),
 }
 """By the names that the command takes."""
 

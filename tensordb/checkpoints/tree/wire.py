@@ -22,6 +22,7 @@ ATOMS: frozenset[type] = frozenset({type(None), bool, int, float, str, bytes})
 
 Mark = msgpack.ExtType
 _BIG_INT = 0
+_NUMBER_NBYTES = 8
 _ERRORS = "surrogatepass"  # lone surrogates are text in Python, and have to come back
 
 
@@ -32,7 +33,9 @@ def mark(code: int, number: int = 0) -> Any:
 
 
 def number_of(token: Any) -> int:
-    """Return the number that a mark carries."""
+    """Return the number that a mark carries; raise IntegrityError for one that counts nothing."""
+    if len(token.data) > _NUMBER_NBYTES:
+        raise IntegrityError(f"a document has a number of {len(token.data)} bytes in place of a count")
     return int.from_bytes(token.data, "little")
 
 

@@ -209,6 +209,8 @@ FORGED = {
     "an array of MessagePack": forged(NO_TENSORS, [1]),
     "an empty map of MessagePack": forged(NO_TENSORS, {}),
     "huge list": forged(NO_TENSORS, mark(LIST, 2**62)),
+    "count of thousands of digits": forged(NO_TENSORS, mark(DICT, 1 << 16_000), 1),
+    "number of thousands of digits": forged(NO_TENSORS, mark(TENSOR, 1 << 16_000)),
     "huge count": forged(NO_TENSORS, msgpack.ExtType(LIST, b"\xff" * 1000)),
     "huge text": b"\x01\x95\xdb\xff\xff\xff\xff",
     "too deep": forged(NO_TENSORS, *[mark(LIST, 1)] * 5000, 1),
