@@ -29,7 +29,7 @@ from tests.stateful.references import assert_every_reference_is_counted, assert_
 
 from .training import assert_same
 
-EXAMPLES = int(os.environ.get("TENSORDB_MODEL_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("TENSORDB_MODEL_EXAMPLES", "7"))
 STEPS = int(os.environ.get("TENSORDB_MODEL_STEPS", "25"))
 RUNS = ("a", "b", "c")
 TAGS = ("good", "ü")

@@ -6,7 +6,7 @@ import pytest
 
 from .running import fuzz, has_atheris
 
-RUNS = {"container": 6_000, "catalog": 3_000, "importers": 700}
+RUNS = {"container": 4_000, "catalog": 3_000, "importers": 700}
 READ = {
     "container": ["payloads passed the checks"],
     "catalog": [f"{name}: 5 accepted" for name in ("metadata", "fields", "facts", "tree")],
