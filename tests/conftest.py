@@ -1,4 +1,4 @@
-"""What all tests share: nine thousand of them are collected first, and the garbage collector need not see them again."""
+"""What all tests share: thousands of them are collected first, and garbage is not looked for among those."""
 
 from __future__ import annotations
 
