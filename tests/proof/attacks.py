@@ -45,7 +45,7 @@ def kill(seconds: float, seed: int) -> Figures:
     while not figures["kills"] or time.monotonic() < end:
         with _folder() as folder, killer(folder / "db") as subject:
             try:
-                kill_often(subject, _KILLS_A_ROUND, random.Random(number), most=25)
+                kill_often(subject, _KILLS_A_ROUND, random.Random(number), most=10)
             except BaseException as error:
                 error.add_note(f"Repeat with python -m tests.proof kill --seed {number}")
                 raise
