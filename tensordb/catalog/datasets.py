@@ -182,7 +182,8 @@ def from_row(row: tuple[Any, ...]) -> DatasetRow:
         found = indexes.from_text(indexed)
     except IntegrityError as error:
         raise IntegrityError(
-            f"the catalog's row of dataset {name!r} is damaged: {error}; `tensordb repair` writes what can be read anew"
+            f"the catalog's row of dataset {name!r} is damaged: {error}; restore catalog.duckdb from a backup, or "
+            "save what can be read with `tensordb repair PATH TARGET`"
         ) from error
     return DatasetRow(dataset_id, name, nonce, given, own, struct, created, found)
 

@@ -15,7 +15,7 @@ import duckdb
 
 from tensordb import files
 from tensordb.catalog import connection
-from tensordb.catalog.failures import translated
+from tensordb.catalog.failures import translate, translated
 from tensordb.catalog.rows import first
 from tensordb.errors import IntegrityError
 
@@ -38,8 +38,9 @@ def rebuild(path: Path) -> list[str]:
         StoreError: The file system refuses.
     """
     fresh = path.with_name(f"{path.name}.rebuilt")
-    with contextlib.suppress(FileNotFoundError):
-        files.unlink(fresh)
+    for old in (fresh, connection.log_of(fresh)):
+        with contextlib.suppress(FileNotFoundError):
+            files.unlink(old)
     with translated("writing the catalog anew"):
         names = _copy_schema(path, fresh)
         lost = {name: rows for name in names if (rows := _copy_table(path, fresh, name))}
@@ -77,32 +78,45 @@ def _copy_schema(path: Path, fresh: Path) -> list[str]:
 
 def _copy_table(path: Path, fresh: Path, name: str) -> int:
     """Copy a table; return how many rows are in the pieces that could not be read."""
-    lost = 0
-    pending = [(0, -1)]
+    if _copied(path, fresh, name, ""):
+        return 0
+    lost, pending = 0, list(_ranges(_end(path, fresh, name)))
     while pending:
         begin, end = pending.pop()
-        con = _both(path, fresh)  # after an error DuckDB may refuse everything
-        try:
-            within = "" if end < 0 else f"WHERE rowid >= {begin} AND rowid < {end}"
-            con.execute(f'INSERT INTO fresh.tensordb."{name}" SELECT * FROM tensordb."{name}" {within}')
-            con.execute("CHECKPOINT fresh")
-        except duckdb.Error:
-            if end < 0:
-                pending += _ranges(_end(con, name))
-            elif end - begin > _LEAST_ROWS:
-                middle = (begin + end) // 2
-                pending += [(middle, end), (begin, middle)]
-            else:
-                lost += end - begin
-        finally:
-            con.close()
+        if _copied(path, fresh, name, f"WHERE rowid >= {begin} AND rowid < {end}"):
+            continue
+        if end - begin > _LEAST_ROWS:
+            middle = (begin + end) // 2
+            pending += [(middle, end), (begin, middle)]
+        else:
+            lost += end - begin
     return lost
 
 
-def _end(con: duckdb.DuckDBPyConnection, name: str) -> int:
+def _copied(path: Path, fresh: Path, name: str, within: str) -> bool:
+    """Copy rows of a table; return whether they could be read. What else goes wrong, such as a full disk, is raised."""
+    con = _both(path, fresh)  # opened each time: after an error DuckDB may refuse everything
+    try:
+        con.execute(f'INSERT INTO fresh.tensordb."{name}" SELECT * FROM tensordb."{name}" {within}')
+    except duckdb.Error as error:
+        if isinstance(translate(error, "reading"), IntegrityError):
+            return False
+        raise
+    else:
+        con.execute("CHECKPOINT fresh")
+        return True
+    finally:
+        con.close()
+
+
+def _end(path: Path, fresh: Path, name: str) -> int:
     """Return a row number behind every row, for which no column is read."""
-    found = first(con.execute(f'SELECT max(rowid) FROM tensordb."{name}"'))
-    return 0 if found is None or found[0] is None else int(found[0]) + 1
+    con = _both(path, fresh)
+    try:
+        found = first(con.execute(f'SELECT max(rowid) FROM tensordb."{name}"'))
+        return 0 if found is None or found[0] is None else int(found[0]) + 1
+    finally:
+        con.close()
 
 
 def _ranges(rows: int) -> Iterator[tuple[int, int]]:

@@ -140,7 +140,8 @@ class Catalog:
             IntegrityError: One does not match.
         """
         with self._leased("reading the catalog's blocks", write=False) as con:
-            (path,) = first(con.execute("SELECT path FROM duckdb_databases() WHERE NOT internal")) or (None,)
+            row = first(con.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()"))
+            path = row[0] if row else None
             if path is None:  # in memory
                 return 0
             self._lease.discard()  # reading the file lets go of DuckDB's lock on it
