@@ -14,7 +14,7 @@ import duckdb
 
 from tensordb.catalog.checkpoint_tensors import TensorRow
 from tensordb.catalog.ids import first_sequence
-from tensordb.catalog.rows import first, scalar
+from tensordb.catalog.rows import first, run, scalar
 from tensordb.errors import CheckpointNotFoundError
 from tensordb.suggesting import listed, meant
 
@@ -84,11 +84,13 @@ class NewCheckpoint(NamedTuple):
     added_nbytes: int
 
 
-_ROW = """
-    SELECT c.number, r.name, c.step, c.epoch, c.created_at, c.parent, c.facts,
-        coalesce((SELECT list(t.name ORDER BY t.name) FROM tensordb.tags t WHERE t.number = c.number), []),
-        c.tensors, c.nbytes, c.stored_nbytes, c.added_nbytes
-    FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)"""
+_FIELDS = "c.number, r.name, c.step, c.epoch, c.created_at, c.parent, c.facts"
+_SIZES = "c.tensors, c.nbytes, c.stored_nbytes, c.added_nbytes"
+_JOINED = "FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id)"
+_ROW = f"""
+    SELECT {_FIELDS},
+        coalesce((SELECT list(t.name ORDER BY t.name) FROM tensordb.tags t WHERE t.number = c.number), []), {_SIZES}
+    {_JOINED}"""
 
 
 def run_named(con: duckdb.DuckDBPyConnection, name: str) -> RunRow | None:
@@ -186,11 +188,23 @@ def copy(con: duckdb.DuckDBPyConnection, number: int, run_id: int) -> int:
 
 def by_number(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> list[CheckpointRow]:
     """Return the checkpoints of these numbers that exist, oldest first."""
-    if len(numbers) == 1:  # found by the index, which a list is not
-        rows = con.execute(f"{_ROW} WHERE c.number = ?", [numbers[0]])
-    else:
-        rows = con.execute(f"{_ROW} WHERE c.number IN (SELECT unnest(?::BIGINT[])) ORDER BY c.number", [list(numbers)])
+    if len(numbers) == 1:
+        return _one(con, numbers[0])
+    rows = con.execute(f"{_ROW} WHERE c.number IN (SELECT unnest(?::BIGINT[])) ORDER BY c.number", [list(numbers)])
     return [CheckpointRow(*row) for row in rows.fetchall()]
+
+
+def _one(con: duckdb.DuckDBPyConnection, number: int) -> list[CheckpointRow]:
+    """Return a checkpoint if it exists.
+
+    By the index, which a list of numbers is not looked up in; and in two statements, as to plan the tags beside it
+    takes longer than both.
+    """
+    found = first(run(con, f"SELECT {_FIELDS}, NULL, {_SIZES} {_JOINED} WHERE c.number = ?", [number]))
+    if found is None:
+        return []
+    tags = run(con, "SELECT name FROM tensordb.tags WHERE number = ? ORDER BY name", [number]).fetchall()
+    return [CheckpointRow(*found)._replace(tags=[name for (name,) in tags])]
 
 
 def count(con: duckdb.DuckDBPyConnection, run_id: int | None) -> int:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import duckdb
 
+from tensordb.catalog.rows import run
+
 
 class NewDelta(NamedTuple):
     """An object stored as a difference; the fields are the table's columns in order.
@@ -92,6 +94,10 @@ def remove(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[
 
 def bases_of(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dict[bytes, BaseRow]:
     """Return the base of each of these objects that has one, and of each of those bases, down to the last."""
+    wanted = [list(object_ids)]
+    # Most have none, which takes a third of the time to find out.
+    if not run(con, "SELECT 1 FROM tensordb.deltas WHERE object_id IN (SELECT unnest(?::BLOB[]))", wanted).fetchall():
+        return {}
     rows = con.execute(
         """
         WITH RECURSIVE chain AS (
@@ -100,7 +106,7 @@ def bases_of(con: duckdb.DuckDBPyConnection, object_ids: Sequence[bytes]) -> dic
             SELECT d.object_id, d.base_id FROM tensordb.deltas d JOIN chain c ON d.object_id = c.base_id)
         SELECT c.object_id, c.base_id, o.content_id, o.stored_nbytes, o.segment, o.position
         FROM chain c JOIN tensordb.objects o ON o.object_id = c.base_id""",
-        [list(object_ids)],
+        wanted,
     ).fetchall()
     return {row[0]: BaseRow(*row) for row in rows}
 
