@@ -196,5 +196,5 @@ def kill_often(subject: Killer, rounds: int, rng: random.Random, *, most: int) -
         opening = rng.random() < 0.1
         subject.kill_one(number, -1 if opening else rng.randrange(most), rng.random() * (0.05 if opening else 0.03))
         subject.check(read_only=number % 5 == 1, clean=number % 2 == 0)
-        if len(subject.known) > 60:
+        if len(subject.known) > 30:
             subject.empty()
