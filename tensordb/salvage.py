@@ -20,7 +20,15 @@ from tensordb import files
 from tensordb.catalog.locks import CatalogLocks
 from tensordb.catalog.rebuilding import rebuild
 from tensordb.encoding.reading import PayloadReader
-from tensordb.errors import AlreadyExistsError, FormatError, IntegrityError, NotFoundError, StoreError, TensorDBError
+from tensordb.errors import (
+    AlreadyExistsError,
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    StorageFullError,
+    StoreError,
+    TensorDBError,
+)
 from tensordb.maintenance import RepairReport
 from tensordb.payloads.base import ALIGNMENT
 from tensordb.payloads.files import make_folders, store_error, write_all
@@ -51,24 +59,43 @@ def salvage(source: Path, target: Path, *, busy_timeout: float = 30.0) -> Repair
     Raises:
         AlreadyExistsError: `target` exists.
         NotFoundError: `source` is no folder of a database.
+        StorageFullError: The disk of `target` is full; nothing is left there.
     """
     if not (source / "catalog.duckdb").exists() and not (source / "segments").is_dir():
         raise NotFoundError(f"{str(source)!r} holds neither a catalog nor segments; give the folder of a database")
-    if target.exists():
-        raise AlreadyExistsError(f"{str(target)!r} exists; give the path of a new folder")
+    _make_new(target)
     try:
-        make_folders(target)
+        lost = _copied(source, target, busy_timeout)
+        found = _with_catalog(target)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)  # ours alone, and nothing in it that the source has not
+        raise
+    return replace(found, not_salvaged=(*lost, *found.not_salvaged))
+
+
+def _make_new(target: Path) -> None:
+    try:
+        make_folders(target.parent)
+        files.make_folder(target)
+        files.sync_directory(target.parent)
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"{str(target)!r} exists; give the path of a new folder") from error
+    except OSError as error:
+        raise store_error("copying a database to", target, error) from error
+
+
+def _copied(source: Path, target: Path, busy_timeout: float) -> list[str]:
+    """Copy a database that nobody writes to meanwhile; return what cannot be read."""
+    try:
         locks = CatalogLocks(source, read_only=True)
         locks.acquire(exclusive=False, deadline=time.monotonic() + busy_timeout)
         try:
-            lost = _copy(source, target)
+            return _copy(source, target)
         finally:
             locks.release()
             locks.close()
     except OSError as error:
         raise store_error("copying a database to", target, error) from error
-    found = _with_catalog(target)
-    return replace(found, not_salvaged=(*lost, *found.not_salvaged))
 
 
 def _copy(source: Path, target: Path) -> list[str]:
@@ -117,7 +144,7 @@ def _with_catalog(target: Path) -> RepairReport:
     while (target / "catalog.duckdb").exists():
         try:
             return _repaired(target, lost)
-        except FormatError:
+        except (FormatError, StorageFullError):  # neither is damage
             raise
         except (IntegrityError, StoreError) as error:
             if log.exists():
@@ -165,6 +192,8 @@ def _from_segments(target: Path, lost: list[str]) -> RepairReport:
                     place = {"segment": file.stem, "offset": found.offset, "base": (found.reader.base_id or b"").hex()}
                     db.insert(DATASET, found.reader.decode(), place)
                     count += 1
+                except StorageFullError:
+                    raise
                 except TensorDBError as error:
                     lost.append(f"the tensor in {file.name} at byte {found.offset}: {error}")
     shutil.rmtree(old)

@@ -167,6 +167,47 @@ def test_segments_that_cannot_grow_give_an_error_and_closing_on_a_full_disk_lose
     run_each([LARGE, CLOSING], tmp_path)
 
 
+SALVAGING = (
+    LIMIT
+    + """
+import shutil
+from pathlib import Path
+from tensordb.salvage import salvage
+
+with TensorStorage(folder) as db:
+    db.create_dataset("d")
+    kept = db.insert_many("d", torch.arange(40_000.0).reshape(-1, 2), [{"i": i} for i in range(20_000)])
+with TensorStorage(folder) as db:
+    kept += db.insert_many("d", torch.arange(60_000.0).reshape(-1, 2), [{"i": i} for i in range(30_000)])
+    shutil.copytree(folder, folder + " damaged")
+source, target = Path(folder + " damaged"), Path(folder + " new")
+catalog, log = source / "catalog.duckdb", source / "catalog.duckdb.wal"
+with catalog.open("r+b") as file:
+    file.seek(12_288 + 2 * (1 << 18) + 1_000)
+    file.write(b"damage")
+larger = max(catalog.stat().st_size, log.stat().st_size)
+for room in (4096, larger, larger + 100_000):  # for nothing, for the copy, for some of the catalog that is written anew
+    limit(room)
+    try:
+        salvage(source, target)
+    except StorageFullError as error:
+        assert "free" in str(error)
+    else:
+        raise AssertionError("it fitted")
+    limit(None)
+    assert not target.exists()
+salvage(source, target)
+with TensorStorage(target) as db:
+    assert {record.id for record in db.scan("d")} == set(kept)
+    assert db.verify().ok
+"""
+)
+
+
+def test_a_disk_that_is_full_while_a_database_is_salvaged_costs_nothing_that_can_be_read(tmp_path: Path) -> None:
+    run_each([SALVAGING], tmp_path)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MB of its own."""
