@@ -25,7 +25,7 @@ Attack = Callable[[float, int], Figures]
 
 _KILLS_A_ROUND = 25
 _EXAMPLES, _STEPS = 10, 60
-_LEAST_HOURS = 18
+_LEAST_HOURS = 24
 
 
 def model(seconds: float, seed: int) -> Figures:
