@@ -56,6 +56,10 @@ try:
     from tensordb.weights.weight import Weight, WeightInfo, WeightStorageInfo
 finally:
     if _collecting:
+        if not _gc.get_freeze_count():
+            # Counts it all as old, so that the collection is not made up for as soon as there may be one.
+            _gc.freeze()
+            _gc.unfreeze()
         _gc.enable()
 
 __version__ = "0.1.0"
