@@ -127,12 +127,17 @@ class TensorDB(Feeder):
         self._db.close()
 
 
-class TensorDBBatches(TensorDB):
-    """The same, and whole batches shuffled, as Lance does it."""
+class _Batches:
+    """Whole batches are shuffled, as Lance does it."""
 
-    name = "tensordb batches"
     shuffle = "batches of adjacent records"
     mode = "batches"
+
+
+class TensorDBBatches(_Batches, TensorDB):
+    """The same in shuffled batches."""
+
+    name = "tensordb batches"
     like = "tensordb"
 
 
@@ -143,12 +148,10 @@ class TensorDBRaw(TensorDB):
     preset = "none"
 
 
-class TensorDBRawBatches(TensorDBRaw):
-    """The same, and whole batches shuffled."""
+class TensorDBRawBatches(_Batches, TensorDBRaw):
+    """That in shuffled batches."""
 
     name = "tensordb none batches"
-    shuffle = "batches of adjacent records"
-    mode = "batches"
     like = "tensordb none"
 
 

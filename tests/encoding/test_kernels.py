@@ -20,17 +20,6 @@ pytest.importorskip("numba")
 SIZES = [(1, 1), (2,), (1, 3), (1, 1, 2), (1, 1, 1, 1), (2, 6), (1, 1, 6), (8,)]
 
 
-@pytest.fixture(params=["numpy", "compiled"])
-def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have all work done in one of the two ways."""
-    assert kernels.load()
-    if request.param == "numpy":
-        monkeypatch.setattr(kernels, "ready", lambda nbytes: None)
-        monkeypatch.setattr(kernels, "sparse", lambda nbytes: None)
-    name: str = request.param
-    return name
-
-
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize(("records", "words"), [(1, 1), (1, 3), (1, 5000), (7, 1), (7, 33), (300, 129)])
 def test_both_split_alike_and_merge_back(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from tensordb.encoding import CompressionConfig, PayloadReader, kernels
+from tensordb.encoding import CompressionConfig, PayloadReader
 from tensordb.encoding.short import MOST_NBYTES, ShortReads
 from tensordb.errors import FormatError, IntegrityError
 from tensordb.tensors import empty
@@ -19,18 +19,6 @@ from .samples import CODECS, DTYPES, normal, payload_of, random_bits, same_bits,
 
 FLOATS = [each for each in DTYPES if (each.is_floating_point or each.is_complex) and each != torch.complex32]
 SHAPES = [(), (1,), (1536,), (3, 5, 7), (1, 1, 4000)]
-
-
-@pytest.fixture(params=["numpy", "compiled"])
-def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have all work done in one of the two ways."""
-    if request.param == "compiled":
-        pytest.importorskip("numba")
-        assert kernels.load()
-    else:
-        monkeypatch.setattr(kernels, "ready", lambda nbytes: None)
-    name: str = request.param
-    return name
 
 
 def held(reader: PayloadReader) -> list[PayloadReader]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tensordb import InvalidInputError, TensorDataset, TensorStorage
-from tensordb.encoding import kernels
 from tensordb.feeding.schedule import Batched, InOrder, Shard, Shuffled, Units
 
 from .conftest import COUNT, rows
@@ -25,18 +24,6 @@ def numbers(stream: Any) -> list[int]:
 @pytest.fixture
 def data(db: TensorStorage) -> TensorDataset:
     return db.dataset("d", columns="n")
-
-
-@pytest.fixture(params=["numpy", "compiled"])
-def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have records decoded in one of the two ways, whatever the process did before."""
-    if request.param == "compiled":
-        pytest.importorskip("numba")
-        assert kernels.load()
-    else:
-        monkeypatch.setattr(kernels, "ready_to_spread", lambda nbytes: None)
-    name: str = request.param
-    return name
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 7, 64, COUNT, 5000])
