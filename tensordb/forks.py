@@ -1,10 +1,16 @@
-"""Objects that have to be mended in the child of a fork: threads of the parent may have held their locks."""
+"""What survives a fork, whatever the threads of the parent were doing: locks that they held are held for ever.
+
+Objects that have locks are mended in the child. Values that are computed once need none.
+"""
 
 from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+Value = TypeVar("Value")
 
 
 class Forked(Protocol):
@@ -29,3 +35,28 @@ def _mend() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_mend)
+
+
+class computed_once(Generic[Value]):  # noqa: N801
+    """A property that is computed when it is first asked for, and kept; threads at once may each compute it.
+
+    `functools.cached_property` of Python 3.11 holds one lock for all objects of a class meanwhile.
+    """
+
+    def __init__(self, compute: Callable[[Any], Value]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> computed_once[Value]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Value: ...
+    def __get__(self, instance: object | None, owner: type) -> computed_once[Value] | Value:
+        if instance is None:
+            return self
+        value = self._compute(instance)
+        instance.__dict__[self._name] = value  # where it is found from now on, before this is asked
+        return value

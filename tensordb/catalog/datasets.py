@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import json
 import random
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from tensordb.catalog.ids import generated_id_sql
 from tensordb.catalog.indexes import Index
 from tensordb.catalog.rows import first, scalar
 from tensordb.errors import IntegrityError
+from tensordb.forks import computed_once
 
 STATISTICS = {
     **dict.fromkeys(("min", "max", "mean", "std", "norm"), "DOUBLE"),
@@ -50,12 +50,12 @@ class DatasetRow:
     created_at: dt.datetime
     indexes: tuple[Index, ...] = ()
 
-    @functools.cached_property
+    @computed_once
     def columns(self) -> FieldType | None:
         """Type of the metadata column, None while there is none."""
         return fields.columns(self.fields)
 
-    @functools.cached_property
+    @computed_once
     def columns_sql(self) -> str | None:
         """SQL type of the metadata column."""
         return fields.sql_type(self.fields)

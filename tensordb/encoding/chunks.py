@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from tensordb.encoding.quantizers.floats import FLOAT_DTYPES, Floats
 from tensordb.encoding.quantizers.granularity import PerTensor
 from tensordb.encoding.quantizers.sharing import ParameterMap
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.forks import computed_once
 from tensordb.tensors import dtype_from_name
 
 Bytes = NDArray[np.uint8]
@@ -87,7 +87,6 @@ class Chunks:
         self._parameters = beside[: len(beside) - len(self._exceptions)]
         self._bases = bases
         self._base: Chunks | None = None
-        self._lock = threading.Lock()
 
     def _arrays_beside(self) -> list[Shape]:
         """Return the arrays of the quantizer's parameters and of exceptions."""
@@ -146,19 +145,15 @@ class Chunks:
         return self.filter.base if isinstance(self.filter, Delta) else None
 
     def _found_base(self, content_id: bytes) -> Chunks:
-        with self._lock:
-            if self._base is None:
-                if self._bases is None:
-                    raise IntegrityError(
-                        f"the payload holds what changed since {content_id.hex()}; read it with that base"
-                    )
-                base = self._bases(content_id)
-                if not base.goes_with(self.codes_dtype, self.layout.nbytes, self.layout.chunk_bytes):
-                    raise IntegrityError(
-                        f"the base {content_id.hex()} has another dtype or shape; restore it from a copy"
-                    )
-                self._base = base
-            return self._base
+        # Without a lock, which a fork might leave taken: two threads may both find it.
+        if self._base is None:
+            if self._bases is None:
+                raise IntegrityError(f"the payload holds what changed since {content_id.hex()}; read it with that base")
+            base = self._bases(content_id)
+            if not base.goes_with(self.codes_dtype, self.layout.nbytes, self.layout.chunk_bytes):
+                raise IntegrityError(f"the base {content_id.hex()} has another dtype or shape; restore it from a copy")
+            self._base = base
+        return self._base
 
     def _read_base(self, content_id: bytes, chunk: int, out: Bytes) -> None:
         depth = getattr(_reading, "depth", 0)
@@ -259,7 +254,7 @@ class Chunks:
             exact = self._exceptions[1].read(first, last)
             Exceptions(self._positions[first:last], exact).put(out, start, stop)
 
-    @cached_property
+    @computed_once
     def _positions(self) -> NDArray[Any]:
         """Positions of exceptions, copied once they are verified: a search must not be led astray later."""
         positions = self._exceptions[0].read(0, self.descriptor.exceptions).copy()

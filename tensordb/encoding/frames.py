@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from tensordb.encoding.addresses import address_of, address_of_bytes
 from tensordb.encoding.codecs import Codec
 from tensordb.encoding.format import ALIGNMENT, Header, aligned
 from tensordb.errors import FormatError, IntegrityError
+from tensordb.forks import computed_once
 
 RAW, COMPRESSED, CONSTANT = 0, 1, 2
 _LENGTH_BITS = 30
@@ -212,7 +212,7 @@ class FrameTable:
             for index, content in zip(indices, contents, strict=True)
         ]
 
-    @cached_property
+    @computed_once
     def _arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
         """Kinds, places and decoded sizes of all frames."""
         return np.array(self.kinds, np.uint8), np.array(self.starts, np.uint64), np.array(self.sizes, np.uint64)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -27,6 +26,7 @@ from tensordb.encoding.presets import CompressionConfig
 from tensordb.encoding.sealing import Seal
 from tensordb.encoding.workers import start
 from tensordb.errors import InvalidInputError
+from tensordb.forks import computed_once
 from tensordb.model import Encoding, TensorSpec
 from tensordb.tensors import byte_view, spec_of
 
@@ -84,7 +84,7 @@ class Prepared:
     base: Base | None = None
     seal: Seal | None = None
 
-    @cached_property
+    @computed_once
     def plans(self) -> tuple[Plan, ...]:
         """The plans to try; the smallest result is to be kept."""
         chunk_bytes = self.chunk * self.stored.codes.element_size() or self.codes.nbytes

@@ -56,6 +56,7 @@ class ObjectReader:
         self._payloads = payloads
         self._remembered: OrderedDict[bytes, Source] = OrderedDict()
         self._lock = threading.Lock()
+        self._released = 0
         mend_after_fork(self)
 
     def after_fork(self) -> None:
@@ -280,9 +281,19 @@ class ObjectReader:
 
     def _remember(self, sources: dict[bytes, Source]) -> None:
         with self._lock:
+            self._let_go()
             self._remembered.update(sources)
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
+
+    def _let_go(self) -> None:
+        """Forget what lies in segments that were removed meanwhile, so that their bytes go back to the disk."""
+        if self._released == self._payloads.released:
+            return
+        self._released = self._payloads.released
+        for key, source in list(self._remembered.items()):
+            if source.location is not None and not self._payloads.holds(source.location.segment):
+                del self._remembered[key]
 
 
 def _decode_one(reader: PayloadReader, page_row: int | None, index: Any, out: torch.Tensor | None) -> torch.Tensor:

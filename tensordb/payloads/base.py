@@ -113,6 +113,13 @@ class PayloadStore(Protocol):
             IntegrityError: The segment was cut short in the meantime.
         """
 
+    @property
+    def released(self) -> int:
+        """How many segments were removed, as far as it was noticed: a view of one keeps its bytes and a descriptor."""
+
+    def holds(self, segment: int) -> bool:
+        """Tell whether views of a segment cost nothing that the store does not take anyway."""
+
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed; to be called while the catalog that names them is held."""
 

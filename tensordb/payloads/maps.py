@@ -42,6 +42,9 @@ class SegmentMaps:
         database_id: What their headers must name.
         most: Maps kept open; 256, or less where the process may open few files. As many again may live on in views
             that callers keep; beyond that, payloads are copied out of the file, since each map holds a descriptor.
+
+    Attributes:
+        released: How many segments were let go because they were removed.
     """
 
     def __init__(self, folder: Path, database_id: bytes, most: int | None = None) -> None:
@@ -51,7 +54,12 @@ class SegmentMaps:
         self._maps: dict[int, _Map] = {}
         self._alive: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._lock = threading.Lock()
+        self.released = 0
         mend_after_fork(self)
+
+    def holds(self, segment: int) -> bool:
+        """Tell whether a segment is mapped here, whatever views of older maps there are."""
+        return segment in self._maps
 
     def read(self, location: Location) -> memoryview:
         """Return the bytes as a read-only view; raise IntegrityError when they are not there."""
@@ -86,6 +94,7 @@ class SegmentMaps:
         """Forget the map of one segment; views of it stay valid."""
         with self._lock:
             self._maps.pop(segment, None)
+            self.released += 1
 
     def close(self) -> None:
         """Forget every map; views stay valid and close theirs when they go."""
@@ -141,6 +150,7 @@ class SegmentMaps:
             return
         for each in [each for each in self._maps if not segment_path(self._folder, each).exists()]:
             del self._maps[each]
+            self.released += 1
         while len(self._maps) >= self._most:
             oldest = next(iter(self._maps))
             entry = self._maps.pop(oldest)

@@ -47,6 +47,7 @@ class MemorySegments:
         self._pinned: dict[object, frozenset[int]] = {}
         self._writing = 0
         self._closed = False
+        self.released = 0
         self._lock = threading.Lock()
         _stores.add(self)
 
@@ -119,6 +120,10 @@ class MemorySegments:
     def check(self, location: Location) -> None:
         """Do nothing: memory cannot be cut short under a view."""
 
+    def holds(self, segment: int) -> bool:
+        """Tell whether a segment is there."""
+        return segment in self._segments
+
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed until the pin is closed."""
         token = object()
@@ -140,6 +145,7 @@ class MemorySegments:
             self._check_open()
             if self._is_live(segment):
                 return False
+            self.released += 1
             return self._segments.pop(segment, None) is not None
 
     def close(self) -> None:

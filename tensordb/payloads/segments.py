@@ -132,6 +132,15 @@ class SegmentStore:
         """
         self._maps.check(location)
 
+    @property
+    def released(self) -> int:
+        """How many segments were found to be removed, by whichever process; views keep them alive."""
+        return self._maps.released
+
+    def holds(self, segment: int) -> bool:
+        """Tell whether a segment is mapped."""
+        return self._maps.holds(segment)
+
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed by any process until the pin is closed.
 

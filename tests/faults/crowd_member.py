@@ -6,6 +6,7 @@ stored it says in the end. Whatever goes wrong in a thread or in a forked child 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -22,6 +23,8 @@ from tensordb import TensorStorage
 from .programs import made
 
 THREADS = 2
+_HANGS = 100
+"""Seconds after which a forked child says where it hangs."""
 KEPT = 30
 """Records that a thread keeps: beyond them it deletes its oldest, so that the database stays small."""
 
@@ -40,9 +43,10 @@ def descriptors() -> int:
 class Member:
     """What all threads of a process share."""
 
-    def __init__(self, folder: str, number: int, seconds: float) -> None:
+    def __init__(self, folder: str, number: int, seconds: float, seed: str) -> None:
         self.db = TensorStorage(folder, busy_timeout=60)
         self.number = number
+        self.seed = seed
         self.begun = time.monotonic()
         self.seconds = seconds
         self.kept: dict[str, list[int]] = {}
@@ -73,7 +77,7 @@ class Member:
 
     def write(self, thread: int) -> None:
         """Insert, change and delete records of this thread."""
-        rng = random.Random(self.number * 100 + thread)
+        rng = random.Random(f"{self.seed} {self.number} {thread}")
         mine: dict[str, list[int]] = {}
         while self.going():
             kind = rng.choice(["small", "small", "large", "many", "update", "transaction"])
@@ -132,8 +136,9 @@ class Member:
         if not child:
             try:
                 torch.set_num_threads(1)
-                with TensorStorage(self.db._folder, busy_timeout=60) as own:
-                    own.insert("d", made(*row), {"seed": row[0], "size": row[1]}, record_id=key)
+                faulthandler.dump_traceback_later(_HANGS, exit=True)
+                self.db.insert("d", made(*row), {"seed": row[0], "size": row[1]}, record_id=key)
+                assert self.db.get_tensor_by_id("d", key).tensor.equal(made(*row))
                 os._exit(0)
             except BaseException:
                 traceback.print_exc()
@@ -145,7 +150,7 @@ class Member:
 
     def read(self, thread: int) -> None:
         """Ask in every way; whatever is answered has to be whole and right."""
-        rng = random.Random(self.number * 100 + thread)
+        rng = random.Random(f"{self.seed} {self.number} {thread}")
         while self.going():
             kind = rng.choice(["query", "page", "sample", "scan", "load", "weights"])
             if kind == "query":
@@ -194,7 +199,7 @@ def main() -> None:
     """Say "ready", begin when told to, and say in the end what was done."""
     folder, number, work, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
     torch.set_num_threads(1)
-    member = Member(folder, number, seconds)
+    member = Member(folder, number, seconds, sys.argv[5])
     member.db.list_datasets()
     print("ready", flush=True)
     sys.stdin.readline()

@@ -16,23 +16,27 @@ from .programs import line, made, stray_segments
 WRITERS = READERS = 4
 WATCHDOG = 120
 """Seconds beyond its own that a process may take: to start, and to end what it began on a busy machine."""
+LONGEST_WAIT = 100
+"""Seconds that no operation may take, whoever else is at work."""
 _ROOT = Path(__file__).parents[2]
 
 
-def start_member(folder: Path, number: int, work: str, seconds: float) -> subprocess.Popen[str]:
+def start_member(folder: Path, number: int, work: str, seconds: float, seed: int) -> subprocess.Popen[str]:
     """Start one process of the crowd."""
     command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-m", "tests.faults.crowd_member"]
     pipe = subprocess.PIPE
-    arguments = [str(folder), str(number), work, str(seconds)]
+    arguments = [str(folder), str(number), work, str(seconds), str(seed)]
     return subprocess.Popen([*command, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=_ROOT)
 
 
-def crowd(folder: Path, seconds: float, *, writers: int = WRITERS, readers: int = READERS) -> dict[str, float]:
+def crowd(
+    folder: Path, seconds: float, *, writers: int = WRITERS, readers: int = READERS, seed: int = 0
+) -> dict[str, float]:
     """Let writers and readers loose for so long; check that nothing is lost, doubled or stuck, and return figures."""
     with TensorStorage(folder) as db:
         db.create_dataset("d", {"metadata": {"seed": "int", "size": "int"}})
     works = ["write"] * writers + ["read"] * readers
-    members = [start_member(folder, number, work, seconds) for number, work in enumerate(works)]
+    members = [start_member(folder, number, work, seconds, seed) for number, work in enumerate(works)]
     try:
         for member in members:
             assert line(member) == "ready"
@@ -65,6 +69,7 @@ def _assert_all_is_there(folder: Path, written: list[dict[str, Any]]) -> None:
 
 def _figures(reports: list[dict[str, Any]], writers: int) -> dict[str, float]:
     for report in reports:
+        assert report["longest"] < LONGEST_WAIT, f"one operation took {report['longest']:.1f} s"
         early, late = report["memory"]
         assert late < early * 1.5 + (64 << 20), f"memory grew from {early >> 20} to {late >> 20} MB"
         early, late = report["descriptors"]

@@ -67,3 +67,19 @@ def test_a_tensor_that_two_records_share_stays_until_both_are_deleted(tmp_path: 
         db.maintenance.compact(min_dead=0)
         assert db.get_tensor_by_id("d", second).tensor.equal(made(1, 9_000))
         assert db.verify().ok
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc")
+def test_a_reader_lets_go_of_the_files_that_others_remove(tmp_path: Path) -> None:
+    folder = tmp_path / "db"
+    with TensorStorage(folder) as writer, TensorStorage(folder, read_only=True) as reader:
+        writer.create_dataset("d")
+        for number in range(12):
+            key = writer.insert("d", made(number, 20_000))
+            assert reader.query("d")[0].tensor.equal(made(number, 20_000))
+            writer.delete_tensor("d", key)
+            writer.maintenance.compact(min_dead=0)
+        writer.insert("d", made(99, 20_000))
+        assert len(reader.query("d")) == 1
+        links = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        assert len([each for each in links if str(each).startswith(str(folder)) and "(deleted)" in str(each)]) <= 1

@@ -60,7 +60,7 @@ def kill(seconds: float, seed: int) -> Figures:
 def in_a_crowd(seconds: float, seed: int) -> Figures:
     """Let four writers and four readers loose on one folder, with threads inside and forks in between."""
     with _folder() as folder:
-        return crowd(folder / "db", seconds)
+        return crowd(folder / "db", seconds, seed=seed)
 
 
 def soaked(seconds: float, seed: int) -> Figures:
