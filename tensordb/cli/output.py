@@ -114,12 +114,23 @@ def _columns(text: str) -> int:
 
 
 def _fit(widths: list[int], available: int) -> None:
+    widths[:] = [min(each, max(available, _NARROWEST)) for each in widths]
     while sum(widths) > available and max(widths) > _NARROWEST:
         widths[widths.index(max(widths))] -= 1
 
 
 def _cell(text: str, width: int, right: bool) -> str:
-    while _columns(text) > width:
-        text = text[:-2] + "…"
+    if _columns(text) > width:
+        text = _cut(text, width - 1) + "…"
     padding = " " * (width - _columns(text))
     return padding + text if right else text + padding
+
+
+def _cut(text: str, width: int) -> str:
+    """Return as much of a text as fits, in one pass: a name may have a million characters."""
+    taken = 0
+    for place, each in enumerate(text):
+        taken += _columns(each)
+        if taken > width:
+            return text[:place]
+    return text
