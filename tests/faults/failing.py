@@ -22,8 +22,8 @@ CALLS = (
 )
 KINDS: dict[str, tuple[str, ...]] = dict.fromkeys(CALLS, ("EIO", "ENOSPC")) | {
     "write": ("EIO", "ENOSPC", "short", "torn"),
-    "write_at": ("EIO", "short", "torn"),
-    "sync_file": ("EIO", "lost"),
+    "write_at": ("EIO", "ENOSPC", "short", "torn"),
+    "sync_file": ("EIO", "ENOSPC", "lost"),
     "commit": ("before", "after", "fatal before", "fatal after"),
 }
 MOST_KINDS = 5

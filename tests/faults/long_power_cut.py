@@ -18,7 +18,7 @@ def run(minutes: float, seed: int) -> dict[str, int]:
         with tempfile.TemporaryDirectory() as work:
             recording = recorded(Path(work))
             recordings += 1
-            every = list(cuts(recording))
+            every = list(cuts(recording, chance.randrange(2**31)))
             for cut in chance.sample(every, len(every)):
                 if time.monotonic() > end:
                     break

@@ -233,18 +233,18 @@ NOTHING = "nothing, no names"
 EVERYTHING = "everything, names"
 
 
-def kinds(disk: Disk) -> list[str]:
+def kinds(disk: Disk, seed: int = 0) -> list[str]:
     """Return the kinds of states that a cut at this moment may leave: the extreme ones, and some by chance."""
     bytes_wait = any(file is not None and file.pending for file in disk.now.values())
     if not bytes_wait and not disk.pending:
         return [EVERYTHING]
     names = ("no names", "names") if disk.pending else ("no names",)
     extreme = [f"{what}, {which}" for which in names for what in (_BYTES if bytes_wait else ["nothing"])]
-    return [*extreme, "by chance 1", "by chance 2", "by chance 3"]
+    return [*extreme, *(f"by chance {seed}-{number}" for number in range(3))]
 
 
 def left_by_cut(disk: Disk, kind: str) -> State:
-    """Return the state of a kind; those by chance are the same for the same moment."""
+    """Return the state of a kind; those by chance are the same for the same seed and moment."""
     every = list(range(len(disk.pending)))
     if not kind.startswith("by chance"):
         what, which = kind.split(", ")

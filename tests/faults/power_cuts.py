@@ -34,6 +34,13 @@ def reopen():
     db.close()
     db = TensorStorage(path)
 
+def together():
+    with db.transaction():
+        weight = db.weights.store(made(5, 9_000), name="w")
+        db.weights.store_delta(made(5, 9_000) + 1e-3, weight, name="w2")
+        db.update_tensor_metadata("d", "fourth", {"text": "new"})
+        db.delete_tensor("d", "third")
+
 db = TensorStorage(path)
 for act in (
     lambda: db.create_dataset("d"),
@@ -49,6 +56,13 @@ for act in (
     lambda: db.checkpoints.prune("run", keep_last=1),
     lambda: db.maintenance.gc(),
     lambda: db.insert("d", made(4, 40), record_id="fourth"),
+    together,
+    lambda: db.create_index("d", "text"),
+    lambda: db.maintenance.compact("d", preset="fast"),
+    lambda: db.checkpoints.save("run", state(2), step=2, rng=False, async_=True).wait(),
+    lambda: db.checkpoints.fork("run", 1, "other"),
+    lambda: db.checkpoints.delete_run("run"),
+    lambda: db.delete_dataset("d"),
 ):
     act()
     held.append(contents(db))
@@ -87,14 +101,14 @@ def recorded(work: Path, *left_out: str) -> Recording:
     return Recording(folder, events, json.loads((work / "held.json").read_text()))
 
 
-def cuts(recording: Recording) -> Iterator[Cut]:
-    """Yield every state that a cut at any moment may leave."""
+def cuts(recording: Recording, seed: int = 0) -> Iterator[Cut]:
+    """Yield every kind of state that a cut at any moment may leave; the seed draws those by chance."""
     disk, done = Disk(recording.folder), 0
     for number, event in enumerate(recording.events, 1):
         disk.apply(event)
         done = event.offset if event.call == "done" else done
         if event.call not in ("seek", "open"):
-            yield from (Cut(number, done, kind) for kind in kinds(disk))
+            yield from (Cut(number, done, kind) for kind in kinds(disk, seed))
 
 
 def state_of(cut: Cut, recording: Recording) -> State:

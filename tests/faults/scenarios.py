@@ -51,12 +51,14 @@ def contents(db: TensorStorage) -> Contents:
     """Return everything that the database holds, every tensor read, in values that compare."""
     found: Contents = {}
     for name in db.list_datasets():
-        found[f"dataset {name}"] = db.count(name)
+        found[f"dataset {name}"] = [db.count(name), *db.list_indexes(name)]
         for record in db.scan(name):
             found[f"{name}/{record.id}"] = (digest(record.tensor), repr(record.metadata))
     for each in db.checkpoints.list():
         tree = db.checkpoints.load(each.run, step=each.step)["model"]
-        found[f"{each.run}@{each.step}"] = {key: digest(value) for key, value in tree.items()}
+        found[f"{each.run}@{each.step}"] = {key: digest(value) for key, value in tree.items()} | {
+            "tags": list(each.tags)
+        }
     for weight in db.weights.list_weights():
         found[f"weight {weight.hash}"] = (digest(db.weights.load(weight.hash)), weight.name)
     for delta in db.weights.list_deltas():
@@ -80,6 +82,14 @@ def _transaction(db: TensorStorage) -> None:
 def _insert_many(db: TensorStorage) -> None:
     tensors = [made(70 + i, 400) for i in range(6)] + [made(90, LARGE), made(91, 7_000)]
     db.insert_many("d", tensors, [{"n": i} for i in range(8)], record_ids=[f"many{i}" for i in range(8)])
+
+
+def _import(db: TensorStorage) -> None:
+    db.import_from(
+        "imported",
+        {"x": torch.stack([made(i, 3_000) for i in range(3)]), "i": [1, 2, 3], "id": list("xyz")},
+        record_id="id",
+    )
 
 
 def _compact(db: TensorStorage) -> None:
@@ -113,4 +123,13 @@ SCENARIOS: dict[str, Act] = {
         made(50, 4_000) + 0.002, db.weights.list_weights()[0].hash, name="w3"
     ),
     "close": _insert_and_close,
+    "index": lambda db: db.create_index("d", "name"),
+    "import": _import,
+    "compact under another preset": lambda db: db.maintenance.compact("d", preset="fast"),
+    "delete a run": lambda db: db.checkpoints.delete_run("run"),
+    "tag": lambda db: db.checkpoints.tag("run", "best of all", step=1),
+    "delete a weight": lambda db: db.weights.delete(db.weights.list_weights()[0].hash),
+    "verify": lambda db: db.verify(),
 }
+LONG = ("index", "import", "compact under another preset", "delete a run", "tag", "delete a weight", "verify")
+"""Those that only the long form goes through call by call."""

@@ -13,7 +13,7 @@ from tensordb.errors import TensorDBError
 
 from .failing import KINDS, MOST_KINDS, Plan, failing
 from .programs import made, stray_segments
-from .scenarios import SCENARIOS, Act, Contents, build, contents, digest
+from .scenarios import LONG, SCENARIOS, Act, Contents, build, contents, digest
 
 
 class Sweep:
@@ -92,7 +92,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in LONG])
 def test_when_any_call_fails_it_is_all_there_or_not_at_all_and_work_goes_on(
     base: Path, tmp_path: Path, name: str
 ) -> None:
