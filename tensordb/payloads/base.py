@@ -113,6 +113,9 @@ class PayloadStore(Protocol):
             IntegrityError: The segment was cut short in the meantime.
         """
 
+    def reopen(self) -> None:
+        """Look at the files anew from now on, of which some may have been put back from a copy."""
+
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed; to be called while the catalog that names them is held."""
 

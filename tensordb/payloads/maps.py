@@ -87,7 +87,7 @@ class SegmentMaps:
         with self._lock:
             self._maps.pop(segment, None)
 
-    def close(self) -> None:
+    def clear(self) -> None:
         """Forget every map; views stay valid and close theirs when they go."""
         with self._lock:
             self._maps.clear()

@@ -119,6 +119,9 @@ class MemorySegments:
     def check(self, location: Location) -> None:
         """Do nothing: memory cannot be cut short under a view."""
 
+    def reopen(self) -> None:
+        """Do nothing: there are no files that could have been put in the place of others."""
+
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed until the pin is closed."""
         token = object()
