@@ -142,7 +142,7 @@ def verify(db: Database, name: str | None) -> VerifyReport:
         stored,
         tuple(broken_weights),
         compared,
-        tuple(findings.unreadable),
+        unreadable=tuple(findings.unreadable),
     )
 
 
