@@ -30,6 +30,7 @@ try:
         IntegrityError,
         InvalidInputError,
         InvalidQueryError,
+        MissingCodecError,
         MissingDependencyError,
         NotFoundError,
         ReadOnlyError,
@@ -39,6 +40,7 @@ try:
         TensorDBError,
         TensorNotFoundError,
         UnknownPresetError,
+        UnsupportedFormatError,
         WeightNotFoundError,
     )
     from tensordb.feeding import TensorDataset, TensorStream, collate
@@ -48,6 +50,7 @@ try:
         DamagedWeight,
         ReclaimReport,
         RepairReport,
+        Unreadable,
         VerifyReport,
     )
     from tensordb.model import Encoding, MeasuredError, TensorSpec
@@ -90,6 +93,7 @@ __all__ = [
     "LazyTensor",
     "LoadReport",
     "MeasuredError",
+    "MissingCodecError",
     "MissingDependencyError",
     "NotFoundError",
     "Page",
@@ -116,6 +120,8 @@ __all__ = [
     "TensorStorage",
     "TensorStream",
     "UnknownPresetError",
+    "Unreadable",
+    "UnsupportedFormatError",
     "VerifyReport",
     "Weight",
     "WeightInfo",

@@ -68,7 +68,14 @@ class IntegrityError(TensorDBError):
 
 
 class FormatError(TensorDBError):
-    """A version, stage or layout that this release does not know."""
+    """Stored bytes of a form that cannot be read: none is written like this, or see `UnsupportedFormatError`."""
+
+
+class UnsupportedFormatError(FormatError):
+    """What is stored may well be sound, but is not for this installation: read it with a newer release or torch.
+
+    That is no damage: nothing is removed or written anew because of it. `MissingCodecError` is one of these.
+    """
 
 
 class DatabaseBusyError(TensorDBError):
@@ -85,3 +92,7 @@ class StorageFullError(StoreError):
 
 class MissingDependencyError(TensorDBError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+
+class MissingCodecError(MissingDependencyError, UnsupportedFormatError):
+    """What is stored went through a codec whose package is not installed; the message names the extra."""

@@ -28,6 +28,15 @@ def mark(con: duckdb.DuckDBPyConnection, damaged: Collection[bytes], sound: Coll
         con.execute(f"INSERT OR IGNORE INTO tensordb.damaged SELECT DISTINCT * FROM {_PLACES_OF}", [list(damaged)])
 
 
+def contents(con: duckdb.DuckDBPyConnection, object_ids: Collection[bytes]) -> dict[bytes, bytes]:
+    """Return the content id of each of these objects that is stored."""
+    rows = con.execute(
+        "SELECT object_id, content_id FROM tensordb.objects WHERE object_id IN (SELECT unnest(?::BLOB[]))",
+        [list(object_ids)],
+    )
+    return dict(rows.fetchall())
+
+
 def marked(con: duckdb.DuckDBPyConnection) -> dict[bytes, bytes]:
     """Return the content id of each object whose payload is marked."""
     rows = con.execute(

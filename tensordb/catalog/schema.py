@@ -17,7 +17,7 @@ from tensordb import files
 from tensordb.catalog.fields import quoted
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id_sql
 from tensordb.catalog.rows import first, scalar
-from tensordb.errors import FormatError
+from tensordb.errors import FormatError, UnsupportedFormatError
 
 
 class UpgradeNeededError(FormatError):
@@ -186,7 +186,7 @@ def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:
         raise UpgradeNeededError("catalog.duckdb holds no tensordb catalog; open it once for writing to create one")
     version = found or 0
     if version > len(STEPS):
-        raise FormatError(
+        raise UnsupportedFormatError(
             f"this database has catalog format {version}, this release knows up to {len(STEPS)}; upgrade tensordb"
         )
     if version < len(STEPS):

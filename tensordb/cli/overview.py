@@ -82,7 +82,9 @@ def show_verified(report: VerifyReport, *, as_json: bool) -> bool:
         tensors = [asdict(each) for each in report.damaged_tensors]
         counts = {"records": report.records, "checkpoints": report.checkpoints, "objects": report.objects}
         of_weights = {"weights": report.weights, "damaged_weights": [asdict(each) for each in report.damaged_weights]}
-        print(to_json({"ok": report.ok, **counts, "damaged": damaged, "damaged_tensors": tensors, **of_weights}))
+        unreadable = {"unreadable": [asdict(each) for each in report.unreadable]}
+        found = {"damaged": damaged, "damaged_tensors": tensors, **of_weights, **unreadable}
+        print(to_json({"ok": report.ok, **counts, **found}))
         return report.ok
     for each in report.damaged:
         print(f"damaged: {printable(each.dataset)} {printable(each.record_id)}: {printable(each.reason)}")
@@ -92,11 +94,19 @@ def show_verified(report: VerifyReport, *, as_json: bool) -> bool:
         print(f"damaged: {printable(f'{where} {what}')}: {printable(tensor.reason)}")
     for weight in report.damaged_weights:
         print(f"damaged: weight {printable(weight.hash)}: {printable(weight.reason)}")
+    for each_here in report.unreadable:
+        print(f"unreadable here: {printable(each_here.name)}: {printable(each_here.reason)}")
     count = len(report.damaged) + len(report.damaged_tensors) + len(report.damaged_weights)
     counts_of = {"records": report.records, "checkpoints": report.checkpoints, "weights": report.weights}
     held = " and ".join(f"{n:,} {what}" for what, n in counts_of.items() if n) or "0 records"
-    print(f"{held} in {report.objects:,} objects read back: {f'{count:,} damaged' if count else 'intact'}")
+    print(f"{held} in {report.objects:,} objects read back: {verdict(count, len(report.unreadable))}")
     return report.ok
+
+
+def verdict(damaged: int, unreadable: int) -> str:
+    """Return what was found in words."""
+    counts = {"damaged": damaged, "unreadable here, which may be sound": unreadable}
+    return " and ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "intact"
 
 
 def error_columns(error: MeasuredError) -> list[str]:

@@ -15,7 +15,7 @@ from tensordb.errors import InvalidInputError
 EXIT_CODES = """\
 exit codes:
   0    done, and nothing is wrong
-  1    damage: stored bytes are not what was written
+  1    damage: stored bytes are not what was written, or nobody can tell here
   2    bad usage or input: unknown option, dataset, checkpoint or field, no database at PATH
   3    busy or environment: another process holds the database, file system, missing package
   4    a fault in tensordb itself, with a traceback

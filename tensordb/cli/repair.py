@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tensordb.cli.output import printable, to_json
+from tensordb.cli.overview import verdict
 from tensordb.errors import InvalidInputError, NotFoundError
 from tensordb.maintenance import RepairReport
 from tensordb.salvage import salvage
@@ -48,10 +49,11 @@ def _lines(report: RepairReport) -> list[str]:
             for each in report.damaged_tensors
         ),
         *(f"lost: {each}" for each in report.not_salvaged),
+        *(f"unreadable here, kept: {each.name}: {each.reason}" for each in report.unreadable),
     ]
 
 
 def _summary(report: RepairReport) -> str:
     damaged = len(report.removed_records) + len(report.removed_weights) + len(report.damaged_tensors)
     looked = f"{report.records:,} records, {report.checkpoints:,} checkpoints and {report.weights:,} weights looked at"
-    return f"{looked}: {f'{damaged + len(report.not_salvaged):,} damaged' if not report.ok else 'intact'}"
+    return f"{looked}: {verdict(damaged + len(report.not_salvaged), len(report.unreadable))}"

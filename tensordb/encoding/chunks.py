@@ -28,7 +28,7 @@ from tensordb.encoding.quantizers.exceptions import (
 from tensordb.encoding.quantizers.floats import FLOAT_DTYPES, Floats
 from tensordb.encoding.quantizers.granularity import PerTensor
 from tensordb.encoding.quantizers.sharing import ParameterMap
-from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.errors import FormatError, IntegrityError, InvalidInputError, UnsupportedFormatError
 from tensordb.forks import computed_once
 from tensordb.tensors import dtype_from_name
 
@@ -58,10 +58,10 @@ class Chunks:
             raise FormatError("payload is a page of a tensor without dimensions; it is forged")
         self.quantizer = self._quantizer()
         self.codes_dtype = self.quantizer.codes_dtype if self.quantizer else spec.dtype
+        self.itemsize = _itemsize(spec.dtype)
+        self.codes_itemsize = _itemsize(self.codes_dtype)  # a filter takes it for granted that torch has the dtype
         self.filter = filter_with_id(self.descriptor.filter.id, self.descriptor.filter.parameters, self.codes_dtype)
         self.codec = codec_with_id(self.descriptor.codec.id, self.descriptor.codec.parameters)
-        self.itemsize = _itemsize(spec.dtype)
-        self.codes_itemsize = _itemsize(self.codes_dtype)
         self.elements = math.prod(spec.shape)
         self.record_elements = math.prod(spec.shape[1:]) if self.descriptor.page else 0
         self.layout = layout_of(
@@ -297,4 +297,6 @@ def _itemsize(dtype: str) -> int:
     try:
         return dtype_from_name(dtype).itemsize
     except InvalidInputError as error:
-        raise FormatError(f"payload holds {dtype}, which the installed torch lacks; use a newer torch") from error
+        raise UnsupportedFormatError(
+            f"payload holds {dtype}, which the installed torch lacks; use a newer torch"
+        ) from error

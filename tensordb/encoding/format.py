@@ -14,7 +14,7 @@ from typing import Any
 
 import xxhash
 
-from tensordb.errors import FormatError, IntegrityError
+from tensordb.errors import FormatError, IntegrityError, UnsupportedFormatError
 from tensordb.model import MeasuredError, TensorSpec
 
 MAGIC = b"TDB"
@@ -164,7 +164,9 @@ def parse_header(payload: memoryview) -> Header:
     if _header_checksum(payload[:8], payload[16:size]) != checksum or any(payload[size:end]):
         raise IntegrityError("payload header does not match its checksum; restore the payload from a copy")
     if version != VERSION:
-        raise FormatError(f"payload has format {version}, this release reads {VERSION}; read it with a newer release")
+        raise UnsupportedFormatError(
+            f"payload has format {version}, this release reads {VERSION}; read it with a newer release"
+        )
     cursor = _Cursor(bytes(payload[16:size]))
     descriptor = _parse_descriptor(cursor)
     table = cursor.rest()
@@ -184,7 +186,9 @@ def _header_checksum(prefix: Any, body: Any) -> int:
 def _parse_descriptor(cursor: _Cursor) -> Descriptor:
     dtype, flags, rank = cursor.take(3)
     if dtype not in _DTYPE_NAMES or flags > (_PAGE | _HAS_ERROR | _HAS_NOTE | _HAS_EXCEPTIONS) or rank > MAX_RANK:
-        raise FormatError(f"header has dtype {dtype}, flags {flags}, rank {rank}; read it with a newer release")
+        raise UnsupportedFormatError(
+            f"header has dtype {dtype}, flags {flags}, rank {rank}; read it with a newer release"
+        )
     shape = tuple(cursor.varint() for _ in range(rank))
     if not is_storable(shape):
         raise FormatError(f"header claims the shape {shape}, more than {MAX_ELEMENTS} elements; it is forged")

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from tensordb.encoding.filters import Filter
 from tensordb.encoding.filters.base import Slices
-from tensordb.errors import FormatError, InvalidInputError
+from tensordb.errors import InvalidInputError, UnsupportedFormatError
 
 CHUNK_BYTES = 256 * 1024
 PAGE_CHUNK_BYTES = 12 * 1024
@@ -128,5 +128,7 @@ def layout_of(elements: int, record_elements: int, itemsize: int, chunk: int, fi
     size = chunk or max(1, elements, record_elements)
     torn = record_elements and size % record_elements
     if torn or (elements and size * itemsize > MAX_CHUNK_BYTES):
-        raise FormatError(f"header has chunks of {size} elements, which this release cannot read; use a newer release")
+        raise UnsupportedFormatError(
+            f"header has chunks of {size} elements, which this release cannot read; use a newer release"
+        )
     return Layout(elements * itemsize, size * itemsize, record_elements * itemsize, filter_)

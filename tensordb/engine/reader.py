@@ -194,9 +194,12 @@ class ObjectReader:
             except InvalidInputError:  # its bytes are not those of the tensor
                 return source.reader.decode(), False
 
-    def reopen(self, con: duckdb.DuckDBPyConnection, dataset: str, row: RecordRow) -> Source:
-        """Find a record's object inside a catalog block, past everything remembered."""
-        found = objects.fetch(con, [row.object_id]).get(row.object_id) if row.payload is None else None
+    def find(self, con: duckdb.DuckDBPyConnection, row: RecordRow) -> ObjectRow | None:
+        """Return where a record's object is, past everything remembered; None when it is inline, or nowhere."""
+        return objects.fetch(con, [row.object_id]).get(row.object_id) if row.payload is None else None
+
+    def reopen(self, dataset: str, row: RecordRow, found: ObjectRow | None) -> Source:
+        """Open a record's object, which `find` found in the same catalog block, past everything remembered."""
         with _naming(dataset, row, None):
             return self._open(row, found)
 

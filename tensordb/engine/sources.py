@@ -91,17 +91,17 @@ class ObjectSources:
 
     def try_open(
         self, con: duckdb.DuckDBPyConnection, names: Mapping[bytes, str]
-    ) -> Iterator[tuple[bytes, ObjectSource | IntegrityError | FormatError]]:
-        """Yield what `open` returns, one by one, with the error in place of what cannot be opened."""
+    ) -> Iterator[tuple[bytes, ObjectSource | Exception]]:
+        """Yield what `open` returns, one by one, with the error, whatever it is, in place of what cannot be opened."""
         found = objects.fetch(con, list(names))
         bases = deltas.bases_of(con, list(names))
         opened: dict[bytes, ObjectSource] = {}
         for object_id, name in names.items():
-            result: ObjectSource | IntegrityError | FormatError
+            result: ObjectSource | Exception
             try:
                 with naming(name, object_id, None):
                     result = self._opened(object_id, found.get(object_id), bases, opened, MAX_BASES)
-            except (IntegrityError, FormatError) as error:
+            except Exception as error:
                 result = error
             yield object_id, result
 

@@ -1,6 +1,7 @@
 """Looking after a database: verify every byte, repair what is damaged, reclaim what is dead."""
 
 from tensordb.maintenance.accessor import Maintenance, ReclaimReport
+from tensordb.maintenance.judging import Unreadable
 from tensordb.maintenance.repairing import RepairReport
 from tensordb.maintenance.verifying import DamagedRecord, DamagedTensor, DamagedWeight, VerifyReport
 
@@ -11,5 +12,6 @@ __all__ = [
     "Maintenance",
     "ReclaimReport",
     "RepairReport",
+    "Unreadable",
     "VerifyReport",
 ]

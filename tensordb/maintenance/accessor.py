@@ -62,7 +62,9 @@ class Maintenance:
             name: The dataset, None for everything.
 
         Returns:
-            How much was read, and what is damaged; damage is reported, not raised.
+            How much was read, and what is damaged; damage is reported, not raised. So is what cannot be read here, for
+            want of a newer release or torch, of a package or of a file's permission: that is no damage, and is neither
+            marked nor removed.
 
         Raises:
             DatasetNotFoundError: No dataset has this name.
@@ -81,8 +83,10 @@ class Maintenance:
     def repair(self, *, drop_checkpoints: bool = False, dry_run: bool = False) -> RepairReport:
         """Remove the records and weights whose stored bytes are damaged, so that everything else works again.
 
-        The database is read whole, as by `verify`. What can be read stays, and all that was removed is named in the
-        report. A database that cannot be opened is for ``tensordb repair PATH TARGET``.
+        The database is read whole, as by `verify`, and what is damaged is looked at once more in the write that takes
+        it out. What can be read stays, what others mended or replaced meanwhile too, and so does what only cannot be
+        read here. All that was removed is named in the report. A database that cannot be opened is for
+        ``tensordb repair PATH TARGET``.
 
         Args:
             drop_checkpoints: Remove checkpoints that have damaged tensors, too. Without, they are only named, and their
@@ -162,8 +166,8 @@ class Maintenance:
         damage = [*broken, *(damaged | outcome.damaged).values()]
         if damage:
             raise IntegrityError(
-                f"{len(damage)} damaged payload(s), each of which stays where it is while all else was done; verify() "
-                f"names the records, delete them and compact again: {'; '.join(damage[:10])}"
+                f"{len(damage)} payload(s) that are damaged, or cannot be read here, stay where they are, all else "
+                f"was done; verify() tells which are damaged, delete those and compact again: {'; '.join(damage[:10])}"
             )
         return ReclaimReport(removed, before, self._nbytes(), outcome.moved + inline + rewritten, left)
 

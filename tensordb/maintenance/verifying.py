@@ -1,4 +1,8 @@
-"""Reading every stored byte back, past every cache, and saying what is damaged."""
+"""Reading every stored byte back, past every cache, and saying what is damaged.
+
+Invariants: what cannot be read here but may be sound (see `judging`) is no damage; nothing about one payload keeps the
+others from being looked at.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ from dataclasses import dataclass, field
 import duckdb
 
 from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoints, datasets, records, schema, weights
+from tensordb.catalog.checkpoint_documents import DocumentRow
 from tensordb.catalog.checkpoint_tensors import NamedTensor
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
-from tensordb.errors import DatasetNotFoundError, FormatError, IntegrityError
+from tensordb.errors import DatasetNotFoundError
+from tensordb.maintenance.judging import Unreadable, error_in, is_damage, tried
 from tensordb.maintenance.marking import Findings
 
 _OBJECTS_AT_ONCE = 256
@@ -26,11 +32,15 @@ class DamagedRecord:
 
     Attributes:
         reason: What does not match, with the object and the place.
+        seq: Its number in the catalog, which no other record of the dataset is given.
+        object_id: Of the object that holds it, in hex.
     """
 
     dataset: str
     record_id: str
     reason: str
+    seq: int = field(default=-1, repr=False, compare=False)
+    object_id: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,8 @@ class VerifyReport:
         damaged_weights: Those that cannot be read as they were stored.
         catalog_blocks: Blocks of the catalog's file whose checksums were compared; 0 where one dataset or run was
             asked for, and for a database in memory.
+        unreadable: What cannot be read here, by name and reason: nobody can tell whether it is damaged, and nothing
+            is done to it.
     """
 
     records: int
@@ -87,15 +99,17 @@ class VerifyReport:
     weights: int = 0
     damaged_weights: tuple[DamagedWeight, ...] = field(default=())
     catalog_blocks: int = 0
+    unreadable: tuple[Unreadable, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged."""
-        return not (self.damaged or self.damaged_tensors or self.damaged_weights)
+        """Whether everything was read, and nothing is damaged."""
+        return not (self.damaged or self.damaged_tensors or self.damaged_weights or self.unreadable)
 
 
 def verify(db: Database, name: str | None) -> VerifyReport:
     """Verify one dataset, or for None everything."""
+    read_anew(db)
     compared = 0
     if name is None:
         compared = db.catalog.check_blocks()
@@ -114,20 +128,37 @@ def verify(db: Database, name: str | None) -> VerifyReport:
         damaged += broken
     if name is not None:
         findings.mark(db)
-        return VerifyReport(count, seen, tuple(damaged))
+        return VerifyReport(count, seen, tuple(damaged), unreadable=tuple(findings.unreadable))
     found, ids, tensors = _verify_checkpoints(db, None, findings)
     stored, more, broken_weights = _verify_weights(db, findings)
     findings.mark(db)
     whole = seen + len(ids | more)
-    return VerifyReport(count, whole, tuple(damaged), found, tuple(tensors), stored, tuple(broken_weights), compared)
+    return VerifyReport(
+        count,
+        whole,
+        tuple(damaged),
+        found,
+        tuple(tensors),
+        stored,
+        tuple(broken_weights),
+        compared,
+        unreadable=tuple(findings.unreadable),
+    )
 
 
 def verify_checkpoints(db: Database, run: str | None) -> VerifyReport:
     """Verify the checkpoints of a run, or for None all of them."""
+    read_anew(db)
     findings = Findings()
     found, ids, damaged = _verify_checkpoints(db, run, findings)
     findings.mark(db)
-    return VerifyReport(0, len(ids), (), found, tuple(damaged))
+    return VerifyReport(0, len(ids), (), found, tuple(damaged), unreadable=tuple(findings.unreadable))
+
+
+def read_anew(db: Database) -> None:
+    """Have what is read from now on come from the files as they are, of which some may have been put back."""
+    db.payloads.reopen()
+    db.reader.forget()
 
 
 def _verify_checkpoints(
@@ -138,61 +169,74 @@ def _verify_checkpoints(
         run_id = None if run is None else checkpoints.existing_run(con, run).run_id
         named = checkpoint_tensors.named_tensors(con, run_id)
         count = checkpoints.count(con, run_id)
+    damaged = [*damaged_tensors(db, named, findings), *_damaged_documents(db, run_id, findings)]
+    return count, {each.object_id for each in named}, damaged
+
+
+def damaged_tensors(db: Database, named: Sequence[NamedTensor], findings: Findings) -> Iterator[DamagedTensor]:
+    """Yield which of these tensors of checkpoints are damaged."""
     by_object: dict[bytes, list[NamedTensor]] = {}
     for each in named:
         by_object.setdefault(each.object_id, []).append(each)
-    wanted = {
-        key: (f"tensor {rows[0].name!r} of run {rows[0].run!r}, step {rows[0].step}", rows[0].content_id)
-        for key, rows in by_object.items()
-    }
-    damaged = [
-        _damaged_tensor(each, error)
-        for object_id, error in _damage_among(db, wanted, checkpoint_tensors.still_named, findings)
-        for each in by_object[object_id]
-    ]
-    return count, set(by_object), [*damaged, *_damaged_documents(db, run_id)]
+    wanted = {key: (_name_of(rows[0]), rows[0].content_id) for key, rows in by_object.items()}
+    for object_id, error in _errors_among(db, wanted, checkpoint_tensors.still_named, findings):
+        if findings.note(error, map(_name_of, by_object[object_id])):
+            yield from (_damaged_tensor(each, error) for each in by_object[object_id])
 
 
-def _damaged_documents(db: Database, run_id: int | None) -> Iterator[DamagedTensor]:
+def _damaged_documents(db: Database, run_id: int | None, findings: Findings) -> Iterator[DamagedTensor]:
     """Yield the documents that lie in the rows of checkpoints and are not what was saved."""
     last = -1
     while True:
         with db.catalog.read() as con:
             rows = checkpoint_documents.after(con, last, run_id, _DOCUMENTS_AT_ONCE)
-        for row in rows:
-            last = row.number
-            try:
-                checkpoint_documents.check(row.document, row.facts)
-            except IntegrityError as error:
-                reason = f"the state of run {row.run!r}, step {row.step}: {error}"
-                yield DamagedTensor(row.run, row.step, generated_id(last, CHECKPOINT_NONCE), "", reason)
+        yield from (found for row in rows if (found := damaged_document(row, findings)) is not None)
         if len(rows) < _DOCUMENTS_AT_ONCE:
             return
+        last = rows[-1].number
+
+
+def damaged_document(row: DocumentRow, findings: Findings) -> DamagedTensor | None:
+    """Return what is wrong with a document that lies in the row of its checkpoint."""
+    name = f"the state of run {row.run!r}, step {row.step}"
+    error = tried(lambda: _check_document(row))
+    if error is None or not findings.note(error, [name]):
+        return None
+    checkpoint_id = generated_id(row.number, CHECKPOINT_NONCE)
+    return DamagedTensor(row.run, row.step, checkpoint_id, "", f"{name}: {error}")
+
+
+def _check_document(row: DocumentRow) -> None:
+    checkpoint_documents.check(row.document, row.facts)
 
 
 def _verify_weights(db: Database, findings: Findings) -> tuple[int, set[bytes], list[DamagedWeight]]:
     """Return how many weights and deltas there are, the objects that they name, and which of them are damaged."""
     with db.catalog.read() as con:
         named = weights.named_objects(con)
+    return len(named), {each.object_id for each in named}, list(damaged_weights(db, named, findings))
+
+
+def damaged_weights(db: Database, named: Sequence[NamedWeight], findings: Findings) -> Iterator[DamagedWeight]:
+    """Yield which of these weights and deltas are damaged."""
     by_object: dict[bytes, list[NamedWeight]] = {}
     for each in named:
         by_object.setdefault(each.object_id, []).append(each)
     wanted = {key: (f"weight {rows[0].content_id.hex()}", rows[0].content_id) for key, rows in by_object.items()}
-    damaged = [
-        DamagedWeight(each.content_id.hex(), None if each.base_id is None else each.base_id.hex(), str(error))
-        for object_id, error in _damage_among(db, wanted, weights.still_named, findings)
-        for each in by_object[object_id]
-    ]
-    return len(named), set(by_object), damaged
+    for object_id, error in _errors_among(db, wanted, weights.still_named, findings):
+        if findings.note(error, (f"weight {each.content_id.hex()}" for each in by_object[object_id])):
+            for each in by_object[object_id]:
+                base = None if each.base_id is None else each.base_id.hex()
+                yield DamagedWeight(each.content_id.hex(), base, str(error))
 
 
-def _damage_among(
+def _errors_among(
     db: Database,
     wanted: Mapping[bytes, tuple[str, bytes]],
     still_named: Callable[[duckdb.DuckDBPyConnection, Sequence[bytes]], set[bytes]],
     findings: Findings,
 ) -> Iterator[tuple[bytes, Exception]]:
-    """Yield the objects that are damaged, of some that have these names and content ids."""
+    """Yield the objects that cannot be read, of some that have these names and content ids."""
     ids = list(wanted)
     for begin in range(0, len(ids), _OBJECTS_AT_ONCE):
         names = {key: wanted[key][0] for key in ids[begin : begin + _OBJECTS_AT_ONCE]}
@@ -202,14 +246,17 @@ def _damage_among(
         for key, source in opened.items():
             if key not in there:  # deleted meanwhile
                 continue
-            try:
-                if isinstance(source, Exception):
-                    raise source
-                db.sources.verify(names[key], source, wanted[key][1])
+            error = error_in(db, names[key], source, wanted[key][1])
+            if error is None:
                 findings.sound.add(key)
-            except (IntegrityError, FormatError) as error:
+                continue
+            if is_damage(error):
                 findings.damaged.add(key)
-                yield key, error
+            yield key, error
+
+
+def _name_of(each: NamedTensor) -> str:
+    return f"tensor {each.name!r} of run {each.run!r}, step {each.step}"
 
 
 def _damaged_tensor(each: NamedTensor, error: Exception) -> DamagedTensor:
@@ -219,39 +266,50 @@ def _damaged_tensor(each: NamedTensor, error: Exception) -> DamagedTensor:
 def _verify_dataset(db: Database, name: str, findings: Findings) -> tuple[int, int, list[DamagedRecord]]:
     with db.catalog.read() as con:
         rows = records.everything(con, db.catalog.known.dataset(con, name))
+    return len(rows), len({row.source for row in rows}), damaged_records(db, name, rows, findings)
+
+
+def damaged_records(db: Database, name: str, rows: Sequence[RecordRow], findings: Findings) -> list[DamagedRecord]:
+    """Return which of these records of a dataset are damaged."""
     by_object: dict[bytes, list[RecordRow]] = {}
     for row in rows:
         by_object.setdefault(row.source, []).append(row)
     damaged = []
     for sharing in by_object.values():
-        error = _damage_of(db, name, sharing[0], whole=True)
-        if error is not None:
-            damaged += _damaged_of(db, name, sharing, error)
-        if sharing[0].payload is None:
-            (findings.sound if error is None else findings.damaged).add(sharing[0].object_id)
-    return len(rows), len(by_object), damaged
+        error = _error_of(db, name, sharing[0], whole=True)
+        found = [] if error is None else _damaged_of(db, name, sharing, error, findings)
+        damaged += found
+        if sharing[0].payload is not None:
+            continue
+        if error is None:
+            findings.sound.add(sharing[0].object_id)
+        elif found or is_damage(error):
+            findings.damaged.add(sharing[0].object_id)
+    return damaged
 
 
-def _damage_of(db: Database, name: str, row: RecordRow, *, whole: bool) -> Exception | None:
-    try:
-        with db.catalog.read() as con:
-            source = db.reader.reopen(con, name, row)
-        db.reader.verify(name, row, source, whole=whole)  # without keeping writers waiting
-    except (IntegrityError, FormatError) as error:
-        return error
-    return None
+def _error_of(db: Database, name: str, row: RecordRow, *, whole: bool) -> Exception | None:
+    with db.catalog.read() as con:
+        found = db.reader.find(con, row)
+        source = tried(lambda: db.reader.reopen(name, row, found))
+    if isinstance(source, Exception):
+        return source
+    return tried(lambda: db.reader.verify(name, row, source, whole=whole))  # without keeping writers waiting
 
 
-def _damaged_of(db: Database, name: str, sharing: Sequence[RecordRow], error: Exception) -> list[DamagedRecord]:
-    """Say which records of a damaged object cannot be read: of a page, often only some."""
-    reasons = {row: _damage_of(db, name, row, whole=False) for row in sharing}
+def _damaged_of(
+    db: Database, name: str, sharing: Sequence[RecordRow], error: Exception, findings: Findings
+) -> list[DamagedRecord]:
+    """Say which records of an object that is damaged, or cannot be read here, are: of a page, often only some."""
+    errors = {row: _error_of(db, name, row, whole=False) for row in sharing}
+    met = {row: each for row, each in errors.items() if each is not None}
     # Damage that no read meets is still damage: nobody can tell to whom it belongs.
-    broken = {row: reason for row, reason in reasons.items() if reason} or dict.fromkeys(sharing, error)
+    met = met or dict.fromkeys(sharing, error)
     with db.catalog.read() as con:  # what was deleted meanwhile could not be found, which is no damage
         dataset = db.catalog.known.dataset(con, name)
-        there = {(row.seq, row.object_id) for row in records.by_sequence(con, dataset, [row.seq for row in broken])}
+        there = {(row.seq, row.object_id) for row in records.by_sequence(con, dataset, [row.seq for row in met])}
     return [
-        DamagedRecord(name, row.record_id, str(reason))
-        for row, reason in broken.items()
-        if (row.seq, row.object_id) in there
+        DamagedRecord(name, row.record_id, str(each), row.seq, row.object_id.hex())
+        for row, each in met.items()
+        if (row.seq, row.object_id) in there and findings.note(each, [f"record {row.record_id!r} of dataset {name!r}"])
     ]

@@ -120,6 +120,9 @@ class PayloadStore(Protocol):
     def holds(self, segment: int) -> bool:
         """Tell whether views of a segment cost nothing that the store does not take anyway."""
 
+    def reopen(self) -> None:
+        """Look at the files anew from now on, of which some may have been put back from a copy."""
+
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed; to be called while the catalog that names them is held."""
 

@@ -6,7 +6,7 @@ import struct
 
 from xxhash import xxh3_64_intdigest
 
-from tensordb.errors import FormatError, IntegrityError
+from tensordb.errors import IntegrityError, UnsupportedFormatError
 
 VERSION = 1
 MAGIC_HEADER = b"tdb-seg\n"
@@ -42,7 +42,9 @@ def check_header(header: bytes, segment: int, database_id: bytes, path: str) -> 
     """
     version, found_database, found_segment = _undamaged(header, path)
     if version != VERSION:
-        raise FormatError(f"{path} has segment format {version}, this release reads {VERSION}: upgrade tensordb")
+        raise UnsupportedFormatError(
+            f"{path} has segment format {version}, this release reads {VERSION}: upgrade tensordb"
+        )
     if found_database != database_id:
         raise IntegrityError(
             f"{path} belongs to database {found_database.hex()}, not to this one ({database_id.hex()}): "

@@ -96,7 +96,7 @@ class SegmentMaps:
             self._maps.pop(segment, None)
             self.released += 1
 
-    def close(self) -> None:
+    def clear(self) -> None:
         """Forget every map; views stay valid and close theirs when they go."""
         with self._lock:
             self._maps.clear()

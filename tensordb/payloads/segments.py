@@ -141,6 +141,10 @@ class SegmentStore:
         """Tell whether a segment is mapped."""
         return self._maps.holds(segment)
 
+    def reopen(self) -> None:
+        """Open every file anew at the next `read`: one may have been put back from a copy. Views stay valid."""
+        self._maps.clear()
+
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed by any process until the pin is closed.
 
@@ -184,7 +188,7 @@ class SegmentStore:
         Views stay valid. What was not flushed may be lost.
         """
         self._closed = True
-        self._maps.close()
+        self._maps.clear()
         if self._appender is not None:
             self._finalizer()
 

@@ -107,6 +107,7 @@ def test_verify_of_an_intact_database_is_0(run: Run, folder: Path) -> None:
         "damaged_tensors": [],
         "weights": 0,
         "damaged_weights": [],
+        "unreadable": [],
     }
 
 

@@ -15,7 +15,7 @@ import torch
 
 from tensordb.checkpoints.tree.leaves import DENSE, Parts, check_form, part_names, put_together
 from tensordb.checkpoints.tree.sharing import Reference, View
-from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.errors import IntegrityError, InvalidInputError, UnsupportedFormatError
 from tensordb.tensors import dtype_from_name
 
 _FLAG_BITS = 2
@@ -159,7 +159,9 @@ def _reference_from_plain(value: Any) -> Reference:
     try:
         dtype_from_name(dtype)
     except InvalidInputError as error:
-        raise FormatError(f"a document has a tensor that this version of torch cannot hold: {error}") from None
+        raise UnsupportedFormatError(
+            f"a document has a tensor that this version of torch cannot hold: {error}"
+        ) from None
     return View(source, dtype, offset, shape, stride)
 
 

@@ -14,7 +14,7 @@ from tensordb.checkpoints.tree.paths import Attribute, Path
 from tensordb.checkpoints.tree.values import BY_CODE, FAILURES
 from tensordb.checkpoints.tree.wire import ATOMS, Mark, number_of
 from tensordb.checkpoints.tree.writing import check_key
-from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.errors import IntegrityError, InvalidInputError, UnsupportedFormatError
 
 PRUNED: Any = object()
 """Stands where nothing was wanted."""
@@ -105,7 +105,9 @@ class TreeReader:
             return self._made(SETS[token.code], members, len(members))
         kind = BY_CODE.get(token.code)
         if kind is None:
-            raise FormatError(f"a document holds a value of kind {token.code}, which this release does not know")
+            raise UnsupportedFormatError(
+                f"a document holds a value of kind {token.code}, which this release does not know"
+            )
         form = self._read_all(path, depth)
         if type(form) is not kind.form_type:
             raise IntegrityError(f"a document describes a {kind.value_type.__name__} by a {type(form).__name__}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.errors import IntegrityError, InvalidInputError, UnsupportedFormatError
 
 VERSION = 1
 _NOTED = 2
@@ -88,7 +88,9 @@ def unpack(document: bytes) -> list[Any]:
     document, _ = split(document)
     if document[:1] != bytes((VERSION,)):
         found = document[0] if document else "none"
-        raise FormatError(f"a document of version {found} cannot be read; this release reads version {VERSION}")
+        raise UnsupportedFormatError(
+            f"a document of version {found} cannot be read; this release reads version {VERSION}"
+        )
     if len(document) > MAX_NBYTES:
         raise IntegrityError(f"a document of {len(document)} bytes is longer than any that was written ({MAX_NBYTES})")
     tokens = _tokens(memoryview(document)[1:])

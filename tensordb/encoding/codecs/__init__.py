@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from tensordb.encoding.codecs.base import Codec
-from tensordb.errors import FormatError, InvalidInputError, UnknownPresetError
+from tensordb.errors import FormatError, InvalidInputError, UnknownPresetError, UnsupportedFormatError
 
 __all__ = ["CODEC_NAMES", "Codec", "codec_named", "codec_with_id"]
 
@@ -64,4 +64,4 @@ def codec_with_id(number: int, packed: bytes) -> Codec:
                 return _codec_class(name).unpack(packed)
             except InvalidInputError as error:
                 raise FormatError(f"payload has impossible codec parameters: {error}") from error
-    raise FormatError(f"payload uses codec {number}, unknown to this release; read it with a newer release")
+    raise UnsupportedFormatError(f"payload uses codec {number}, unknown to this release; read it with a newer release")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding.addresses import address_of_bytes
-from tensordb.errors import FormatError, IntegrityError, InvalidInputError
+from tensordb.errors import IntegrityError, InvalidInputError, UnsupportedFormatError
 
 Buffer = Any
 """Anything with the buffer protocol: bytes, memoryview, a contiguous NumPy array."""
@@ -97,7 +97,7 @@ def damaged(codec: str, reason: Exception) -> IntegrityError:
 def expect_length(codec: str, data: bytes, length: int) -> bytes:
     """Return the packed parameters if they have the length of this version, else raise FormatError."""
     if len(data) != length:
-        raise FormatError(
+        raise UnsupportedFormatError(
             f"{codec} has {len(data)} parameter bytes, this release knows {length}; "
             "read it with the release that wrote it"
         )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding.codecs.base import Buffer, Codec, check_level, damaged, expect_length
-from tensordb.errors import FormatError, InvalidInputError, MissingDependencyError
+from tensordb.errors import InvalidInputError, MissingCodecError, MissingDependencyError, UnsupportedFormatError
 
 try:
     from pcodec import ChunkConfig, PagingSpec, wrapped
@@ -86,9 +86,9 @@ class Pcodec(Codec):
         """Return the numbers in pcodec's wrapped format as bytes.
 
         Raises:
-            MissingDependencyError: if pcodec is not installed.
+            MissingCodecError: if pcodec is not installed.
         """
-        _require()
+        _require(MissingCodecError)
         count, rest = divmod(size, np.dtype(self.number).itemsize)
         numbers = np.empty(count, self.number)
         try:
@@ -113,7 +113,9 @@ class Pcodec(Codec):
         """Return the codec that `pack` describes."""
         level, number = expect_length(cls.name, data, 2)
         if number >= len(_NUMBERS):
-            raise FormatError(f"pcodec has the number {number}, unknown to this release; use a newer release")
+            raise UnsupportedFormatError(
+                f"pcodec has the number {number}, unknown to this release; use a newer release"
+            )
         return cls(level, _NUMBERS[number])  # type: ignore[arg-type]
 
 
@@ -130,8 +132,8 @@ def _fill(numbers: NDArray[Any], data: bytes, kind: str) -> int:
     return left
 
 
-def _require() -> None:
+def _require(missing: type[MissingDependencyError] = MissingDependencyError) -> None:
     if not installed():
-        raise MissingDependencyError(
+        raise missing(
             "codec pcodec needs the package pcodec, which is not installed; run: pip install 'tensordb[archive]'"
         )

@@ -11,7 +11,7 @@ from tensordb.encoding.filters.none import NoFilter
 from tensordb.encoding.filters.planes import Planes, plane_width
 from tensordb.encoding.filters.stride_delta import StrideDelta
 from tensordb.encoding.filters.zero_bitmap import ZeroBitmap
-from tensordb.errors import FormatError
+from tensordb.errors import UnsupportedFormatError
 
 __all__ = [
     "FILTER_NAMES",
@@ -43,5 +43,7 @@ def filter_with_id(number: int, packed: bytes, dtype: str) -> Filter:
     """
     known = _FILTERS.get(number)
     if known is None:
-        raise FormatError(f"payload uses filter {number}, unknown to this release; read it with a newer release")
+        raise UnsupportedFormatError(
+            f"payload uses filter {number}, unknown to this release; read it with a newer release"
+        )
     return known.unpack(packed, dtype)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.words import word_bytes
-from tensordb.errors import FormatError, IntegrityError
+from tensordb.errors import IntegrityError, UnsupportedFormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +71,7 @@ class BitPack(Filter):
     def unpack(cls, data: bytes, dtype: str) -> Self:
         """Return the filter with these bits."""
         if word_bytes(dtype) != 1 or len(data) != 1 or data[0] not in (1, 2, 4):
-            raise FormatError(f"bits {tuple(data)} cannot hold {dtype}; read the payload with a newer release")
+            raise UnsupportedFormatError(
+                f"bits {tuple(data)} cannot hold {dtype}; read the payload with a newer release"
+            )
         return cls(data[0])

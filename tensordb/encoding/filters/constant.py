@@ -10,7 +10,7 @@ import numpy as np
 
 from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.words import WORDS
-from tensordb.errors import FormatError
+from tensordb.errors import UnsupportedFormatError
 from tensordb.tensors import dtype_from_name
 
 
@@ -58,5 +58,7 @@ class Constant(Filter):
     def unpack(cls, data: bytes, dtype: str) -> Self:
         """Return the filter for elements of this dtype."""
         if data:
-            raise FormatError("filter constant has parameters, which this release does not know; use a newer release")
+            raise UnsupportedFormatError(
+                "filter constant has parameters, which this release does not know; use a newer release"
+            )
         return cls(dtype_from_name(dtype).itemsize)

@@ -27,7 +27,7 @@ from tensordb.encoding.filters.zero_bitmap import (
     words_of,
 )
 from tensordb.encoding.scratch import scratch
-from tensordb.errors import FormatError, IntegrityError
+from tensordb.errors import IntegrityError, UnsupportedFormatError
 
 _ID_BYTES = 32
 _ALONE, _CHANGED = 0, 1
@@ -120,7 +120,7 @@ class Delta(Filter):
         """Return the filter with this base and these groups."""
         base, sizes = data[:_ID_BYTES], tuple(data[_ID_BYTES:])
         if len(base) != _ID_BYTES or 0 in sizes or sum(sizes) != word_bytes(dtype):
-            raise FormatError(f"planes {sizes} do not make a word of {dtype}; use a newer release")
+            raise UnsupportedFormatError(f"planes {sizes} do not make a word of {dtype}; use a newer release")
         return cls(base, sizes)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.words import WORDS, is_integer, word_bytes
-from tensordb.errors import FormatError
+from tensordb.errors import FormatError, UnsupportedFormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Narrow(Filter):
         """Return the filter that `pack` describes."""
         width = word_bytes(dtype)
         if len(data) != 10 or not is_integer(dtype) or data[0] not in WORDS or data[0] > width or data[1] > 1:
-            raise FormatError(
+            raise UnsupportedFormatError(
                 f"narrow has parameters {data.hex()} for {dtype}, unknown to this release; use a newer one"
             )
         base = int.from_bytes(data[2:], "little")

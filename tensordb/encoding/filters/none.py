@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb.encoding.filters.base import Addresses, Bytes, Filter, Slices
-from tensordb.errors import FormatError
+from tensordb.errors import UnsupportedFormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +54,7 @@ class NoFilter(Filter):
     def unpack(cls, data: bytes, dtype: str) -> Self:
         """Return the filter."""
         if data:
-            raise FormatError("filter none has parameters, which this release does not know; use a newer release")
+            raise UnsupportedFormatError(
+                "filter none has parameters, which this release does not know; use a newer release"
+            )
         return cls()

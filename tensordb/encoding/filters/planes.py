@@ -19,7 +19,7 @@ from tensordb.encoding import kernels
 from tensordb.encoding.addresses import address_of
 from tensordb.encoding.filters.base import Addresses, Bytes, Filter, Slices
 from tensordb.encoding.filters.words import WORDS
-from tensordb.errors import FormatError
+from tensordb.errors import UnsupportedFormatError
 
 _FEW_RECORDS = 16
 """Records below which addresses are calculated one by one."""
@@ -182,7 +182,9 @@ class Planes(Filter):
         """Return the filter with these groups."""
         width = plane_width(dtype) or 1
         if width not in WORDS or width == 1 or sum(data) != width or 0 in data:
-            raise FormatError(f"planes {tuple(data)} do not make a word of {width} bytes; use a newer release")
+            raise UnsupportedFormatError(
+                f"planes {tuple(data)} do not make a word of {width} bytes; use a newer release"
+            )
         return cls(tuple(data))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tensordb.encoding import kernels
 from tensordb.encoding.filters.base import Addresses, Bytes, Filter
 from tensordb.encoding.filters.words import word_bytes
-from tensordb.errors import FormatError
+from tensordb.errors import UnsupportedFormatError
 
 MAX_STRIDE = (1 << 32) - 1
 """What a payload has room for; no chunk is so long."""
@@ -84,7 +84,9 @@ class StrideDelta(Filter):
         """Return the filter with these strides."""
         strides = tuple(int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4))
         if len(data) % 4 or not 1 <= len(strides) <= _MOST or 0 in strides or word_bytes(dtype) != 1:
-            raise FormatError(f"strides {strides} cannot be those of {dtype}; read the payload with a newer release")
+            raise UnsupportedFormatError(
+                f"strides {strides} cannot be those of {dtype}; read the payload with a newer release"
+            )
         return cls(strides)
 
 

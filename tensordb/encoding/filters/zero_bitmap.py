@@ -18,7 +18,7 @@ from tensordb.encoding.filters.base import Bytes, Filter
 from tensordb.encoding.filters.planes import Planes
 from tensordb.encoding.filters.words import WORDS, word_bytes
 from tensordb.encoding.scratch import scratch
-from tensordb.errors import FormatError, IntegrityError
+from tensordb.errors import IntegrityError, UnsupportedFormatError
 
 Words = NDArray[Any]
 """Unsigned integers."""
@@ -86,7 +86,7 @@ class ZeroBitmap(Filter):
     def unpack(cls, data: bytes, dtype: str) -> Self:
         """Return the filter with these groups."""
         if 0 in data or sum(data) != word_bytes(dtype):
-            raise FormatError(f"planes {tuple(data)} do not make a word of {dtype}; use a newer release")
+            raise UnsupportedFormatError(f"planes {tuple(data)} do not make a word of {dtype}; use a newer release")
         return cls(tuple(data))
 
 

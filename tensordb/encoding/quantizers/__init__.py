@@ -31,7 +31,7 @@ from tensordb.encoding.quantizers.mapping import NotQuantizableError
 from tensordb.encoding.quantizers.measuring import Quantized
 from tensordb.encoding.quantizers.nf4 import Nf4
 from tensordb.encoding.quantizers.uniform import Uniform
-from tensordb.errors import FormatError, InvalidInputError, UnknownPresetError
+from tensordb.errors import InvalidInputError, UnknownPresetError, UnsupportedFormatError
 
 __all__ = [
     "QUANTIZER_NAMES",
@@ -106,4 +106,6 @@ def quantizer_with_id(number: int, packed: bytes) -> Quantizer:
     for known in _QUANTIZERS.values():
         if known.id == number:
             return known.unpack(packed)
-    raise FormatError(f"payload uses quantizer {number}, unknown to this release; read it with a newer release")
+    raise UnsupportedFormatError(
+        f"payload uses quantizer {number}, unknown to this release; read it with a newer release"
+    )

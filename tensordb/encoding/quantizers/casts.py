@@ -10,7 +10,7 @@ import numpy as np
 from tensordb.encoding.quantizers.base import Quantizer
 from tensordb.encoding.quantizers.floats import Bytes, Floats, from_working, to_working
 from tensordb.encoding.quantizers.sharing import Stretch
-from tensordb.errors import FormatError
+from tensordb.errors import UnsupportedFormatError
 
 
 class Cast(Quantizer):
@@ -36,7 +36,9 @@ class Cast(Quantizer):
     def unpack(cls, data: bytes) -> Self:
         """Return the quantizer."""
         if data:
-            raise FormatError(f"quantizer {cls.name} has parameters unknown to this release; use a newer release")
+            raise UnsupportedFormatError(
+                f"quantizer {cls.name} has parameters unknown to this release; use a newer release"
+            )
         return cls()
 
 

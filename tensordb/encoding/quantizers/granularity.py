@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tensordb.errors import FormatError, InvalidInputError
+from tensordb.errors import FormatError, InvalidInputError, UnsupportedFormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,9 @@ def unpack_granularity(data: bytes) -> Granularity:
     value = int.from_bytes(data[1:], "little", signed=True)
     kinds = list(GRANULARITIES.values())
     if len(data) != 5 or data[0] >= len(kinds):
-        raise FormatError(f"payload has granularity {data.hex()}, unknown to this release; use a newer release")
+        raise UnsupportedFormatError(
+            f"payload has granularity {data.hex()}, unknown to this release; use a newer release"
+        )
     kind = kinds[data[0]]
     try:
         built: Granularity = kind(value) if kind.__dataclass_fields__ else kind()

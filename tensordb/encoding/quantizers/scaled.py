@@ -22,7 +22,7 @@ from tensordb.encoding.quantizers.granularity import (
 )
 from tensordb.encoding.quantizers.mapping import NotQuantizableError, records_of
 from tensordb.encoding.quantizers.sharing import ParameterMap, Stretch
-from tensordb.errors import FormatError, InvalidInputError
+from tensordb.errors import InvalidInputError, UnsupportedFormatError
 from tensordb.model import TensorSpec
 
 ScaleDtype = Literal["float32", "bfloat16"]
@@ -107,7 +107,9 @@ class Scaled(Quantizer):
     def _unpacked(cls, data: bytes) -> dict[str, Any]:
         """Return granularity and dtype of the scales."""
         if len(data) not in (6, 7) or data[0] != 1 or data[6:] not in (b"", b"\1"):
-            raise FormatError(f"{cls.name} has parameters {data.hex()}, unknown to this release; use a newer release")
+            raise UnsupportedFormatError(
+                f"{cls.name} has parameters {data.hex()}, unknown to this release; use a newer release"
+            )
         return {"granularity": unpack_granularity(data[1:6]), "scale_dtype": SCALE_DTYPES[len(data) - 6]}
 
     def _extremes(self, values: Floats, where: ParameterMap) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

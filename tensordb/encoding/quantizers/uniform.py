@@ -28,7 +28,7 @@ from tensordb.encoding.quantizers.scaled import (
     magnitudes,
 )
 from tensordb.encoding.quantizers.sharing import ParameterMap, Stretch
-from tensordb.errors import FormatError, InvalidInputError
+from tensordb.errors import FormatError, InvalidInputError, UnsupportedFormatError
 from tensordb.tensors import dtype_from_name
 
 HIGHEST = 127
@@ -159,7 +159,9 @@ class Uniform(Scaled):
     def unpack(cls, data: bytes) -> Self:
         """Return the quantizer that `pack` describes."""
         if len(data) != 6 + _PACKED.size or data[0] != 1 or data[6] > 1 or data[7] >= len(_AIMS):
-            raise FormatError(f"uniform has parameters {data.hex()}, unknown to this release; use a newer release")
+            raise UnsupportedFormatError(
+                f"uniform has parameters {data.hex()}, unknown to this release; use a newer release"
+            )
         scale, aim, amount = _PACKED.unpack(data[6:])
         name = _AIMS[aim]
         what = {name.removeprefix("relative_"): amount, "relative": name == "relative_max_error"}
