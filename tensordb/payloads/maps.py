@@ -44,7 +44,7 @@ class SegmentMaps:
             that callers keep; beyond that, payloads are copied out of the file, since each map holds a descriptor.
 
     Attributes:
-        released: How many segments were let go because they were removed.
+        released: How many segments were let go: they were removed, or are to be opened anew.
     """
 
     def __init__(self, folder: Path, database_id: bytes, most: int | None = None) -> None:
@@ -99,6 +99,7 @@ class SegmentMaps:
     def clear(self) -> None:
         """Forget every map; views stay valid and close theirs when they go."""
         with self._lock:
+            self.released += len(self._maps)
             self._maps.clear()
 
     def after_fork(self) -> None:
