@@ -20,8 +20,10 @@ from tensordb import files
 from tensordb.catalog.failures import is_damage
 from tensordb.catalog.locks import CatalogLocks
 from tensordb.catalog.rebuilding_apart import rebuild_apart
+from tensordb.catalog.reconciling import reconcile
 from tensordb.encoding import PayloadReader
 from tensordb.engine.chaining import UNREADABLE, readers_of
+from tensordb.engine.recovering import objects_in
 from tensordb.engine.scanning import Place, payloads_in
 from tensordb.errors import AlreadyExistsError, IntegrityError, NotFoundError, StoreError
 from tensordb.maintenance import RepairReport
@@ -58,6 +60,9 @@ def salvage(source: Path, target: Path, *, busy_timeout: float = 30.0) -> Repair
     try:
         lost = _copied(source, target, busy_timeout)
         found = _with_catalog(target)
+    except OSError as error:
+        files.remove_tree(target)
+        raise store_error("salvaging a database to", target, error) from error
     except BaseException:
         files.remove_tree(target)  # ours alone, and nothing in it that the source has not
         raise
@@ -134,7 +139,7 @@ def _with_catalog(target: Path) -> RepairReport:
     lost = [] if catalog.exists() else [f"the catalog, which is missing, {_WITH_IT}"]
     while catalog.exists():
         try:
-            return _repaired(target, [*lost, *rebuild_apart(catalog)])
+            return _repaired(target, [*lost, *_rebuilt(target)])
         except Exception as error:
             if not _is_damage(error):
                 raise
@@ -152,6 +157,15 @@ def _is_damage(error: Exception) -> bool:
     if isinstance(error, StoreError):
         return isinstance(error.__cause__, duckdb.Error) and is_damage(error.__cause__)
     return isinstance(error, IntegrityError)
+
+
+def _rebuilt(target: Path) -> list[str]:
+    """Write the catalog anew; return what of it is lost."""
+    lost = rebuild_apart(target / "catalog.duckdb")
+    # Whether all of these are found, the records that name them tell.
+    found = list(objects_in(target / "segments")) if lost.pop("objects", 0) else []
+    told = reconcile(target / "catalog.duckdb", found)
+    return [*(f"up to {rows:,} rows of the catalog's table {name!r}" for name, rows in lost.items()), *told]
 
 
 def _repaired(target: Path, lost: list[str]) -> RepairReport:

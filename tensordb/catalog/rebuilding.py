@@ -2,7 +2,7 @@
 
 Invariant: every row that can be read is copied, with its key; what cannot be is counted by table. DuckDB makes its keys
 anew from the rows, so damage in their blocks costs nothing. The tables of indexes on metadata are left empty: they say
-nothing that the records do not, and a row missing in one would hide a record.
+nothing that the records do not, and a row missing in one would hide a record. `reconcile` is to follow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import duckdb
 from tensordb import files
 from tensordb.catalog import connection, schema
 from tensordb.catalog.failures import is_damage, is_interrupt, translated
-from tensordb.catalog.reconciling import reconcile
 from tensordb.catalog.rows import first, scalar
 from tensordb.errors import FormatError, IntegrityError
 
@@ -29,7 +28,7 @@ _ESSENTIAL = {"info", "datasets", "specs", "runs"}
 """Tables without which nobody can tell what the rows of the others mean."""
 
 
-def rebuild(path: Path, *, before: Callable[[str], None], avoid: Collection[str] = ()) -> list[str]:
+def rebuild(path: Path, *, before: Callable[[str], None], avoid: Collection[str] = ()) -> dict[str, int]:
     """Copy the tables of a catalog that nobody uses into a new file, which takes its place.
 
     Args:
@@ -38,7 +37,7 @@ def rebuild(path: Path, *, before: Callable[[str], None], avoid: Collection[str]
         avoid: Steps to be taken for ones that failed.
 
     Returns:
-        What could not be copied, a sentence for each table.
+        Of each table of which rows could not be copied, how many those are at most.
 
     Raises:
         IntegrityError: What cannot be read is the names of tables, or a table without which the others mean nothing.
@@ -50,13 +49,12 @@ def rebuild(path: Path, *, before: Callable[[str], None], avoid: Collection[str]
         with contextlib.suppress(FileNotFoundError):
             files.unlink(old)
     with translated("writing the catalog anew"):
-        told = _Copying(path, fresh, before, frozenset(avoid)).everything()
-        told += reconcile(fresh)
+        lost = _Copying(path, fresh, before, frozenset(avoid)).everything()
     with contextlib.suppress(FileNotFoundError):
         files.unlink(connection.log_of(path))
     files.rename(fresh, path)
     files.sync_directory(path.parent)
-    return told
+    return lost
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,14 @@ class _Copying:
     before: Callable[[str], None]
     avoid: frozenset[str]
 
-    def everything(self) -> list[str]:
+    def everything(self) -> dict[str, int]:
         """Copy the tables; return what could not be copied."""
         with self._reading("the names of tables") as con:
             names = _copy_schema(con)
         lost = {name: rows for name in names if (rows := self._table(name))}
         if essential := sorted(_ESSENTIAL & set(lost)):
             raise IntegrityError(f"the catalog's table {essential[0]!r} cannot be read")
-        return [f"up to {rows:,} rows of the catalog's table {name!r}" for name, rows in lost.items()]
+        return lost
 
     def _table(self, name: str) -> int:
         """Copy a table; return how many rows are in the pieces that could not be read."""

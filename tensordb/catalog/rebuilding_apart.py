@@ -24,11 +24,11 @@ _OF_DAMAGE = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, sign
 _PROGRAM = f"from {__name__} import main; main()"
 
 
-def rebuild_apart(path: Path) -> list[str]:
+def rebuild_apart(path: Path) -> dict[str, int]:
     """Do what `rebuild` does, and outlive a crash of it.
 
     Returns:
-        What could not be copied, a sentence for each table.
+        Of each table of which rows could not be copied, how many those are at most.
 
     Raises:
         IntegrityError: as `rebuild`; or DuckDB crashes at the first look, or again and again.
@@ -39,7 +39,7 @@ def rebuild_apart(path: Path) -> list[str]:
     while len(avoid) < _MOST_CRASHES:
         code, told = _run(path, avoid)
         if "lost" in told:
-            return [str(each) for each in told["lost"]]
+            return {str(name): int(rows) for name, rows in told["lost"].items()}
         if "error" in told:
             raise _error(told["error"], told["message"])
         if -code not in _OF_DAMAGE or "step" not in told:

@@ -5,23 +5,38 @@ Invariant: what every row names is there afterwards, but for objects, whose abse
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 
 from tensordb.catalog import connection, schema
-from tensordb.catalog.rows import first
+from tensordb.catalog.failures import translated
+from tensordb.catalog.objects import NewObject
+from tensordb.catalog.rows import first, run
 
 
-def reconcile(fresh: Path) -> list[str]:
-    """Bring a catalog up to date, remove what belongs to rows that were lost, and count the references to objects.
+def reconcile(path: Path, found: Sequence[NewObject] = ()) -> list[str]:
+    """Make the tables of a catalog agree that nobody uses.
+
+    Args:
+        path: The catalog; it is brought up to date first.
+        found: Objects that are there, some of which its table may have lost.
 
     Returns:
-        What else is lost by that, a sentence for each checkpoint.
+        What is lost beside the rows that were, a sentence for each checkpoint.
     """
-    con = connection.open_file(fresh, writable=True)
+    with translated("making the catalog's tables agree"):
+        return _reconcile(path, found)
+
+
+def _reconcile(path: Path, found: Sequence[NewObject]) -> list[str]:
+    con = connection.open_file(path, writable=True)
     try:
         schema.prepare(con, writable=True)
+        marks = ", ".join("?" * len(NewObject._fields))
+        for each in found:
+            run(con, f"INSERT OR IGNORE INTO tensordb.objects VALUES ({marks})", list(each))
         broken = con.execute(
             "SELECT r.name, c.step, c.number FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id) WHERE "
             "c.tensors <> (SELECT count(*) FROM tensordb.checkpoint_tensors t WHERE t.number = c.number)"
