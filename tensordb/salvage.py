@@ -1,8 +1,9 @@
 """Salvaging a database that cannot be opened: what can still be read goes into a new folder.
 
 Invariants: the damaged database is only read; nothing is left out in silence. What the catalog knows (names, metadata,
-checkpoints) is kept as long as any part of the catalog opens; where none does, the tensors alone are found in the
-segment files, those of deleted records that were not reclaimed yet among them.
+checkpoints) is kept as long as any part of the catalog opens: it is written anew from its rows, and rows of objects
+from the payloads. Where no part opens, the tensors alone are found in the segment files, those of deleted records that
+were not reclaimed yet among them. Errors of the system cost nothing: they are raised, and the salvage can be repeated.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def salvage(source: Path, target: Path, *, busy_timeout: float = 30.0) -> Repair
         AlreadyExistsError: `target` exists.
         NotFoundError: `source` is no folder of a database.
         StorageFullError: The disk of `target` is full; nothing is left there.
+        FormatError: The catalog is of a newer release.
+        StoreError: The system fails in another way, such as for want of memory; nothing is left there.
     """
     if not (source / "catalog.duckdb").exists() and not (source / "segments").is_dir():
         raise NotFoundError(f"{str(source)!r} holds neither a catalog nor segments; give the folder of a database")

@@ -211,7 +211,8 @@ def test_payloads_of_a_newer_version_are_told_and_those_inside_of_a_tensor_are_n
 ) -> None:
 
     inner = encoded(made(1, 3_000))[0]
-    outer = torch.frombuffer(bytearray((inner + bytes(-len(inner) % 16)) * 8), dtype=torch.uint8)
+    inner += bytes((16 - len(inner)) % 64)  # so that some of them lie where payloads may begin
+    outer = torch.frombuffer(bytearray(inner * 8), dtype=torch.uint8)
     payload = bytearray(encoded(made(2, 3_000))[0])
     size = int.from_bytes(payload[4:8], "little")
     payload[3] = 2
