@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from xxhash import xxh3_64
 from tensordb import TensorStorage
 from tensordb.catalog.failures import is_damage
 from tensordb.encoding import Base, CompressionConfig, PayloadReader, encode
-from tensordb.errors import AlreadyExistsError, NotFoundError, StoreError
+from tensordb.errors import AlreadyExistsError, FormatError, NotFoundError, StoreError
 from tensordb.payloads.layout import pack_header
 from tensordb.salvage import DATASET, salvage
 
@@ -312,3 +313,20 @@ def test_what_is_no_damage_costs_neither_the_log_nor_the_catalog(
 )
 def test_errors_of_the_system_are_not_taken_for_damage(error: duckdb.Error, damage: bool) -> None:
     assert is_damage(error) == damage
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_database_of_an_older_format_is_salvaged_whole(tmp_path: Path, version: int) -> None:
+    with zipfile.ZipFile(Path(__file__).parents[1] / "old_files" / f"format-{version}.zip") as archive:
+        archive.extractall(tmp_path / "old")
+    assert salvage(tmp_path / "old", tmp_path / "new").ok
+    with TensorStorage(tmp_path / "old") as old, TensorStorage(tmp_path / "new") as new:
+        assert contents(new) == contents(old)
+
+
+def test_a_catalog_of_a_newer_release_is_not_given_up(folder: Path, tmp_path: Path) -> None:
+    with duckdb.connect(str(folder / "catalog.duckdb")) as con:
+        con.execute("UPDATE tensordb.info SET value = '999' WHERE name = 'format'")
+    with pytest.raises(FormatError, match="999"):
+        salvage(folder, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
