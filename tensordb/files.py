@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,6 +74,11 @@ def link(source: str | Path, target: str | Path) -> None:
 def unlink(path: str | Path) -> None:
     """Take a file's name away; FileNotFoundError when there is none."""
     os.unlink(path)
+
+
+def remove_tree(path: str | Path) -> None:
+    """Take away what can be taken of a folder and of everything in it."""
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def commit(statement: Callable[[], object]) -> None:

@@ -1,47 +1,41 @@
 """Salvaging a database that cannot be opened: what can still be read goes into a new folder.
 
 Invariants: the damaged database is only read; nothing is left out in silence. What the catalog knows (names, metadata,
-checkpoints) is kept as long as any part of the catalog opens; where none does, the tensors alone are found in the
-segment files, those of deleted records that were not reclaimed yet among them.
+checkpoints) is kept as long as any part of the catalog opens: it is written anew from its rows, and rows of objects
+from the payloads. Where no part opens, the tensors alone are found in the segment files, those of deleted records that
+were not reclaimed yet among them. Errors of the system cost nothing: they are raised, and the salvage can be repeated.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+import duckdb
+
 from tensordb import files
+from tensordb.catalog.failures import is_damage
 from tensordb.catalog.locks import CatalogLocks
-from tensordb.catalog.rebuilding import rebuild
-from tensordb.encoding.reading import PayloadReader
-from tensordb.errors import (
-    AlreadyExistsError,
-    FormatError,
-    IntegrityError,
-    NotFoundError,
-    StorageFullError,
-    StoreError,
-    TensorDBError,
-)
+from tensordb.catalog.rebuilding_apart import rebuild_apart
+from tensordb.catalog.reconciling import reconcile
+from tensordb.encoding import PayloadReader
+from tensordb.engine.chaining import UNREADABLE, readers_of
+from tensordb.engine.recovering import objects_in
+from tensordb.engine.scanning import Place, payloads_in
+from tensordb.errors import AlreadyExistsError, IntegrityError, NotFoundError, StoreError
 from tensordb.maintenance import RepairReport
-from tensordb.payloads.base import ALIGNMENT
 from tensordb.payloads.files import make_folders, store_error, write_all
-from tensordb.payloads.layout import HEADER_BYTES
 from tensordb.storage import TensorStorage
 
 DATASET = "salvaged"
 """Where tensors go whose names are lost."""
+_WITH_IT = "with names, metadata, checkpoints and the smallest tensors"
 _PIECE = 1 << 20
 """Bytes that are copied at once, and given up together where the disk returns an error."""
-_BEGIN = b"TDB\x01"
-_TRIED = 16
-"""Ends of a payload that are tried: bytes inside it may look like the beginning of the next."""
 
 
 def salvage(source: Path, target: Path, *, busy_timeout: float = 30.0) -> RepairReport:
@@ -60,6 +54,8 @@ def salvage(source: Path, target: Path, *, busy_timeout: float = 30.0) -> Repair
         AlreadyExistsError: `target` exists.
         NotFoundError: `source` is no folder of a database.
         StorageFullError: The disk of `target` is full; nothing is left there.
+        FormatError: The catalog is of a newer release.
+        StoreError: The system fails in another way, such as for want of memory; nothing is left there.
     """
     if not (source / "catalog.duckdb").exists() and not (source / "segments").is_dir():
         raise NotFoundError(f"{str(source)!r} holds neither a catalog nor segments; give the folder of a database")
@@ -67,8 +63,11 @@ def salvage(source: Path, target: Path, *, busy_timeout: float = 30.0) -> Repair
     try:
         lost = _copied(source, target, busy_timeout)
         found = _with_catalog(target)
+    except OSError as error:
+        files.remove_tree(target)
+        raise store_error("salvaging a database to", target, error) from error
     except BaseException:
-        shutil.rmtree(target, ignore_errors=True)  # ours alone, and nothing in it that the source has not
+        files.remove_tree(target)  # ours alone, and nothing in it that the source has not
         raise
     return replace(found, not_salvaged=(*lost, *found.not_salvaged))
 
@@ -139,38 +138,48 @@ def _copy_file(content: BinaryIO, place: Path) -> list[str]:
 
 def _with_catalog(target: Path) -> RepairReport:
     """Repair the copy, if need be without its write-ahead log, if need be from its segments alone."""
-    log = target / "catalog.duckdb.wal"
-    lost: list[str] = []
-    while (target / "catalog.duckdb").exists():
+    catalog, log = target / "catalog.duckdb", target / "catalog.duckdb.wal"
+    lost = [] if catalog.exists() else [f"the catalog, which is missing, {_WITH_IT}"]
+    while catalog.exists():
         try:
-            return _repaired(target, lost)
-        except (FormatError, StorageFullError):  # neither is damage
-            raise
-        except (IntegrityError, StoreError) as error:
+            return _repaired(target, [*lost, *_rebuilt(target)])
+        except Exception as error:
+            if not _is_damage(error):
+                raise
             if log.exists():
                 lost.append(f"the catalog's write-ahead log, with what was written last: {error}")
                 files.unlink(log)
                 continue
-            lost.append(f"the catalog, with names, metadata, checkpoints and the smallest tensors: {error}")
+            lost.append(f"the catalog, {_WITH_IT}: {error}")
             break
     return _from_segments(target, lost)
 
 
+def _is_damage(error: Exception) -> bool:
+    """Whether the catalog cannot be read because of what it holds: all else passes, and must cost nothing."""
+    if isinstance(error, StoreError):
+        return isinstance(error.__cause__, duckdb.Error) and is_damage(error.__cause__)
+    return isinstance(error, IntegrityError)
+
+
+def _rebuilt(target: Path) -> list[str]:
+    """Write the catalog anew; return what of it is lost."""
+    lost = rebuild_apart(target / "catalog.duckdb")
+    # Whether all of these are found, the records that name them tell.
+    found = list(objects_in(target / "segments")) if lost.pop("objects", 0) else []
+    told = reconcile(target / "catalog.duckdb", found)
+    return [*(f"up to {rows:,} rows of the catalog's table {name!r}" for name, rows in lost.items()), *told]
+
+
 def _repaired(target: Path, lost: list[str]) -> RepairReport:
-    """Repair the copy, with a catalog that is written anew where blocks of it are damaged."""
-    try:
-        with TensorStorage(target) as db:
-            found = db.maintenance.repair()
-        return replace(found, not_salvaged=tuple(lost))
-    except IntegrityError:
-        more = rebuild(target / "catalog.duckdb")
+    """Repair the copy, whose catalog was written anew."""
     with TensorStorage(target) as db:
         for name in db.list_datasets():
             for each in db.list_indexes(name):
                 db.drop_index(name, each)
                 db.create_index(name, each)
         found = db.maintenance.repair()
-    return replace(found, not_salvaged=(*lost, *more))
+    return replace(found, not_salvaged=tuple(lost))
 
 
 def _from_segments(target: Path, lost: list[str]) -> RepairReport:
@@ -180,58 +189,27 @@ def _from_segments(target: Path, lost: list[str]) -> RepairReport:
     for name in ("catalog.duckdb", "catalog.duckdb.wal", "catalog.duckdb.new", "catalog.duckdb.rebuilt"):
         with contextlib.suppress(FileNotFoundError):
             files.unlink(target / name)
-    count = 0
+    places: list[Place] = []
+    for file in sorted(old.iterdir()):
+        for found in payloads_in(file):
+            if isinstance(found, Place):
+                places.append(found)
+            else:
+                lost.append(found)
     with TensorStorage(target) as db:
         db.create_dataset(DATASET)
-        for file in sorted(old.iterdir()):
-            for found in _tensors_of(file):
-                if isinstance(found, str):
-                    lost.append(found)
-                    continue
-                try:
-                    place = {"segment": file.stem, "offset": found.offset, "base": (found.reader.base_id or b"").hex()}
-                    db.insert(DATASET, found.reader.decode(), place)
-                    count += 1
-                except StorageFullError:
-                    raise
-                except TensorDBError as error:
-                    lost.append(f"the tensor in {file.name} at byte {found.offset}: {error}")
-    shutil.rmtree(old)
+        for place, reader in readers_of(places):
+            try:
+                _insert(db, place, reader)
+            except UNREADABLE as error:
+                lost.append(f"the tensor in {place.file.name} at byte {place.begin}: {error}")
+        count = db.count(DATASET)
+    files.remove_tree(old)
     return RepairReport(dry_run=False, records=count, not_salvaged=tuple(lost))
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A payload in a segment file."""
-
-    offset: int
-    reader: PayloadReader
-
-
-def _tensors_of(file: Path) -> Iterator[_Found | str]:
-    """Yield the payloads of a segment file, and what is wrong with those that cannot be read."""
-    data = file.read_bytes()
-    starts = [at for at in range(HEADER_BYTES, len(data), ALIGNMENT) if data[at : at + 4] == _BEGIN]
-    behind = HEADER_BYTES
-    for index, start in enumerate(starts):
-        if start < behind:  # a part of the payload before
-            continue
-        ends = [*starts[index + 1 : index + _TRIED], len(data), len(data) - ALIGNMENT]
-        reader, end = _reader_at(data, start, ends)
-        if reader is None:
-            yield f"what begins at byte {start} of {file.name} is damaged"
-        else:
-            behind = end
-            yield _Found(start, reader)
-
-
-def _reader_at(data: bytes, start: int, ends: list[int]) -> tuple[PayloadReader | None, int]:
-    """Return the payload that begins at a byte, with its end, which lies up to a padding before one of `ends`."""
-    for end in ends:
-        for padding in range(ALIGNMENT):
-            try:
-                reader = PayloadReader(memoryview(data)[start : end - padding])
-            except (IntegrityError, FormatError):
-                continue
-            return reader, end - padding
-    return None, start
+def _insert(db: TensorStorage, place: Place, reader: PayloadReader | Exception) -> None:
+    if isinstance(reader, Exception):
+        raise reader
+    base = (reader.base_id or b"").hex()
+    db.insert(DATASET, reader.decode(), {"segment": place.file.stem, "offset": place.begin, "base": base})

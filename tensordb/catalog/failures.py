@@ -30,6 +30,15 @@ _DAMAGED = (
     "read enough bytes",
     "replaying wal",
 )
+_OF_THE_SYSTEM = (
+    duckdb.OutOfMemoryException,
+    duckdb.IOException,
+    duckdb.HTTPException,
+    duckdb.PermissionException,
+    duckdb.InterruptException,
+    duckdb.ResourceInUseException,
+)
+_FAILING = ("out of memory", "allocat", "too many open files", "permission denied", "input/output error")
 _OWN_FILE = re.compile(r"catalog\.duckdb|corrupt database|checksum|block", re.IGNORECASE)
 _BUSY = ("could not set lock", "conflicting lock")
 
@@ -58,6 +67,19 @@ def translate(error: Exception, doing: str) -> TensorDBError:
     if isinstance(error, duckdb.ConstraintException):
         return AlreadyExistsError(f"{doing}: {text}")
     return StoreError(f"{doing}: {text}")
+
+
+def is_damage(error: duckdb.Error) -> bool:
+    """Whether DuckDB fails over what a file holds, and not because of the system that it runs on.
+
+    Of damage that its checksums do not show it says whatever it meets first, internal and fatal errors among them.
+    """
+    told = translate(error, "reading")
+    if isinstance(told, StorageFullError | DatabaseBusyError | ReadOnlyError):
+        return False
+    if isinstance(told, IntegrityError):
+        return True
+    return not isinstance(error, _OF_THE_SYSTEM) and not any(word in str(error).lower() for word in _FAILING)
 
 
 @contextmanager

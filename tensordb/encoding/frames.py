@@ -119,6 +119,11 @@ def _is_constant(piece: Bytes) -> bool:
     return bool((piece[:64] == piece[0]).all() and (piece == piece[0]).all())
 
 
+def parts_of(word: int) -> tuple[int, int]:
+    """Return the kind of frame that a word of the table stands for, and its length or value."""
+    return word >> _LENGTH_BITS, word & _LENGTH_MASK
+
+
 class FrameTable:
     """The frames of a payload, found and verified one by one. Immutable, but for what `verify_once` notes.
 

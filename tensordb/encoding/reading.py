@@ -15,7 +15,7 @@ import torch
 from tensordb.encoding.assembly import describe
 from tensordb.encoding.chunks import Chunks
 from tensordb.encoding.gather import MOVED, Rows, gather_records, gather_rows, gather_runs, positions_of
-from tensordb.encoding.identity import content_id
+from tensordb.encoding.identity import content_id, object_id
 from tensordb.encoding.indexing import Index, select, window
 from tensordb.encoding.short import ShortReads
 from tensordb.encoding.workers import WORTH_WAKING, for_each
@@ -168,6 +168,10 @@ class PayloadReader:
             IntegrityError: if a frame is damaged.
         """
         return content_id(self._chunks.descriptor, self._chunks.content())
+
+    def object_id(self, content: bytes) -> bytes:
+        """Return the 16 bytes that `encode` gave for the object, from its content id."""
+        return object_id(content, self._chunks.descriptor.pack())
 
     def verify(self) -> None:
         """Check every frame and that all of them decode, keeping nothing; a base is not looked at.

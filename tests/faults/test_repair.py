@@ -1,4 +1,4 @@
-"""repair takes out what is damaged and nothing else, and says what; salvage saves what is left of a database."""
+"""repair takes out what is damaged and nothing else, and says what."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from tensordb import TensorStorage
 from tensordb.cli import main
-from tensordb.errors import AlreadyExistsError, ConflictError, NotFoundError
-from tensordb.salvage import DATASET, salvage
+from tensordb.errors import ConflictError
 
 from .conftest import Sample
 from .programs import made
-from .scenarios import build, contents, digest
+from .scenarios import build, contents
 
 
 def flip(file: Path, position: int) -> None:
@@ -153,76 +151,6 @@ def test_a_copy_of_a_segment_under_another_name_is_told_from_it_and_collected(fo
         assert db.verify().ok
     assert segment.exists()
     assert not copy.exists()
-
-
-def test_salvage_keeps_everything_when_only_the_write_ahead_log_is_damaged(folder: Path, tmp_path: Path) -> None:
-    with TensorStorage(folder) as db:
-        before = contents(db)
-        db.insert("d", made(5, 10), record_id="late")
-        shutil.copytree(folder, tmp_path / "copy")
-    log = tmp_path / "copy" / "catalog.duckdb.wal"
-    sound = log.read_bytes()
-    for position in range(20, len(sound), 9):
-        log.write_bytes(sound)
-        flip(log, position)
-        report = salvage(tmp_path / "copy", tmp_path / "new")
-        if any("write-ahead log" in each for each in report.not_salvaged):
-            break
-        shutil.rmtree(tmp_path / "new")  # a log that ends early looks like one that was being written
-    damaged = log.read_bytes()
-    assert damaged != sound, "the source is only read"
-    assert len(damaged) == len(sound)
-    with TensorStorage(tmp_path / "new") as db:
-        assert contents(db) == before
-
-
-@pytest.mark.parametrize("block", [1, 7, 20])
-def test_salvage_keeps_all_but_the_rows_of_a_damaged_block_of_the_catalog(tmp_path: Path, block: int) -> None:
-    folder, new = tmp_path / "db", tmp_path / "new"
-    build(folder)
-    with TensorStorage(folder) as db:
-        metadata = [{"text": f"{i % 97}", "i": i} for i in range(20_000)]
-        db.insert_many("d", torch.arange(80_000.0).reshape(-1, 4), metadata)
-        db.create_index("d", "text")
-        expected = {record.id: (digest(record.tensor), record.metadata) for record in db.scan("d")}
-    size = (folder / "catalog.duckdb").stat().st_size
-    flip(folder / "catalog.duckdb", 12_288 + block % (size // (1 << 18)) * (1 << 18) + 1_000)
-    report = salvage(folder, new)
-    with TensorStorage(new) as db:
-        assert db.verify().damaged == ()
-        found = {record.id: (digest(record.tensor), record.metadata) for record in db.scan("d")}
-        assert found.items() <= expected.items()
-        assert len(found) == len(expected) or not report.ok
-        assert len(found) > 15, "what lay in other blocks is kept"
-        few = [key for key, (_, document) in found.items() if document.get("text") == "5"]
-        assert sorted(record.id for record in db.query("d", "metadata.text = '5'")) == sorted(few)
-        db.insert_many("d", torch.zeros(3, 4))
-        db.delete_where("d", "true")
-        db.maintenance.compact(min_dead=0)
-        assert not db.verify().damaged
-
-
-@pytest.mark.parametrize("catalog", [None, b"", bytes(30_000)], ids=["missing", "empty", "zeros"])
-def test_salvage_without_a_catalog_finds_the_tensors_in_the_segments(
-    folder: Path, tmp_path: Path, catalog: bytes | None
-) -> None:
-    (folder / "catalog.duckdb").unlink()
-    if catalog is not None:
-        (folder / "catalog.duckdb").write_bytes(catalog)
-    report = salvage(folder, tmp_path / "new")
-    assert not report.ok
-    with TensorStorage(tmp_path / "new") as db:
-        found = {digest(record.tensor) for record in db.scan(DATASET)}
-        assert {digest(made(10 + i, 6_000)) for i in range(3)} <= found
-        assert report.records == db.count(DATASET)
-        assert db.verify().ok
-
-
-def test_salvage_refuses_what_is_no_database_and_a_target_that_exists(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError):
-        salvage(tmp_path, tmp_path / "new")
-    with pytest.raises(AlreadyExistsError):
-        salvage(folder, tmp_path)
 
 
 def told(*arguments: object) -> tuple[int, str]:
