@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tensordb.payloads.pins import Pin
+    from tensordb.payloads.surroundings import Offsets
 
 ALIGNMENT = 64  # a cache line; a multiple of the 16 bytes that frames want and of every element size
 EMPTY = memoryview(b"")
@@ -112,6 +113,9 @@ class PayloadStore(Protocol):
         Raises:
             IntegrityError: The segment was cut short in the meantime.
         """
+
+    def damage_around(self, segment: int, offsets: Offsets, lengths: Offsets) -> list[str]:
+        """Return what is damaged in a segment around these payloads, a sentence each."""
 
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed; to be called while the catalog that names them is held."""

@@ -22,6 +22,8 @@ from tensordb.payloads.pins import Pin
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from tensordb.payloads.surroundings import Offsets
+
 
 class _Segment:
     __slots__ = ("end", "offsets", "payloads")
@@ -118,6 +120,10 @@ class MemorySegments:
 
     def check(self, location: Location) -> None:
         """Do nothing: memory cannot be cut short under a view."""
+
+    def damage_around(self, segment: int, offsets: Offsets, lengths: Offsets) -> list[str]:
+        """Return nothing: there is nothing around payloads in memory."""
+        return []
 
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed until the pin is closed."""

@@ -1,0 +1,25 @@
+"""What is damaged in segment files beside the payloads: `verify` reads the payloads themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tensordb.catalog import objects
+from tensordb.engine import Database
+
+
+def damaged_surroundings(db: Database) -> list[str]:
+    """Return what is damaged around the payloads that the catalog names, a sentence each with file and place.
+
+    Raises:
+        StoreError: A file cannot be read.
+    """
+    with db.catalog.read() as con:
+        places = objects.places(con)
+    segments = places["segment"]
+    begins = np.flatnonzero(np.diff(segments, prepend=-1)).tolist()
+    found = []
+    for begin, end in zip(begins, [*begins[1:], len(segments)], strict=True):
+        offsets, lengths = places["position"][begin:end], places["stored_nbytes"][begin:end]
+        found += db.payloads.damage_around(int(segments[begin]), offsets, lengths)
+    return found
