@@ -19,7 +19,7 @@ def damaged_surroundings(db: Database) -> list[str]:
     segments = places["segment"]
     begins = np.flatnonzero(np.diff(segments, prepend=-1)).tolist()
     found = []
-    for begin, end in zip(begins, [*begins[1:], len(segments)], strict=True):
+    for begin, end in zip(begins, [*begins, len(segments)][1:], strict=True):
         offsets, lengths = places["position"][begin:end], places["stored_nbytes"][begin:end]
         found += db.payloads.damage_around(int(segments[begin]), offsets, lengths)
     return found
