@@ -77,6 +77,7 @@ def contradictions(con: duckdb.DuckDBPyConnection) -> list[str]:
     for link in (*_LINKS, *(each for row in there for each in _links_of(row))):
         found += _dangling(con, link)
     found += _miscounted(con, there)
+    found += _overlapping(con)
     found += [each for row in there for each in indexes.faults(con, row)]
     return found
 
@@ -190,6 +191,14 @@ def _miscounted(con: duckdb.DuckDBPyConnection, rows: list[DatasetRow]) -> Itera
     )
     for number, expected, there, places in broken.fetchall():
         yield f"the checkpoint {number} has {places:,} places for {there:,} tensors, and counts {expected} of them"
+
+
+def _overlapping(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Say how many objects lie where another one does: bytes are written once."""
+    overlaps = "position + stored_nbytes > lead(position) OVER (PARTITION BY segment ORDER BY position) AS overlaps"
+    count = scalar(con.execute(f"SELECT count(*) FROM (SELECT {overlaps} FROM tensordb.objects) WHERE overlaps"))
+    if count:
+        yield f"{count:,} objects overlap with the next one in their segment"
 
 
 def _shown(value: Any) -> str:

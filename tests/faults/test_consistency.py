@@ -52,6 +52,7 @@ DAMAGE = {
     "UPDATE tensordb.weight_labels SET number = 9": "'weight_labels' name by number",
     "INSERT INTO tensordb.deltas VALUES ('x'::BLOB, 'y'::BLOB, 1, 1)": "'deltas' name by base_id",
     "UPDATE tensordb.records_1 SET spec_id = 99 WHERE record_id = 'small0'": "'records_1' name by spec_id",
+    "UPDATE tensordb.objects SET position = 128": "objects overlap with the next one",
     "DROP VIEW main.d": "the view of dataset 'd' is missing",
     "DROP TABLE tensordb.index_1_1": "the index on 'text' of dataset 'd' is missing",
     "DELETE FROM tensordb.index_1_1 WHERE value = 't3'": "has 29 entries that are not those of 30 records",
