@@ -195,8 +195,8 @@ def _miscounted(con: duckdb.DuckDBPyConnection, rows: list[DatasetRow]) -> Itera
 
 def _overlapping(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Say how many objects lie where another one does: bytes are written once."""
-    overlaps = "position + stored_nbytes > lead(position) OVER (PARTITION BY segment ORDER BY position) AS overlaps"
-    count = scalar(con.execute(f"SELECT count(*) FROM (SELECT {overlaps} FROM tensordb.objects) WHERE overlaps"))
+    overlaps = "position + stored_nbytes > lead(position) OVER (PARTITION BY segment ORDER BY position) AS reaches"
+    count = scalar(con.execute(f"SELECT count(*) FROM (SELECT {overlaps} FROM tensordb.objects) WHERE reaches"))
     if count:
         yield f"{count:,} objects overlap with the next one in their segment"
 
