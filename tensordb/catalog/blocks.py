@@ -52,10 +52,12 @@ class Blocks:
         compared: How many blocks are in use, whose checksums were compared; 0 when this release of DuckDB lays its
             files out in another way.
         damaged: What does not match: ``"block 3"``, ``"header 1"`` or ``"the list of free blocks"``.
+        free: Numbers of the blocks that hold nothing.
     """
 
     compared: int = 0
     damaged: tuple[str, ...] = ()
+    free: frozenset[int] = frozenset()
 
 
 def check(path: Path) -> Blocks:
@@ -87,7 +89,9 @@ def _check(descriptor: int) -> Blocks:
     free = _free(descriptor, layout)
     used = [block for block in range(layout.blocks) if free is None or block not in free]
     damaged = [f"block {block}" for block in used if not _is_whole(_read(descriptor, layout, block))]
-    return Blocks(len(used), tuple(damaged if damaged or free is not None else ["the list of free blocks"]))
+    if free is None:
+        return Blocks(len(used), tuple(damaged or ["the list of free blocks"]))
+    return Blocks(len(used), tuple(damaged), frozenset(free))
 
 
 def _layout(headers: list[bytes]) -> _Layout:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import duckdb
 
 from tensordb.catalog.fields import FieldType, StructOf, columns, is_name, quoted, sql_type
-from tensordb.catalog.rows import run, scalar
+from tensordb.catalog.rows import first, run, scalar
 from tensordb.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ MOST = 64
 """Records that an index leads to at most."""
 _MOST_KNOWN = 256
 _MOST_NUMBER = 1 << 62
+_LOOKED_UP = 1024
+"""Entries that `faults` looks up; for more than 2048 DuckDB reads the table."""
 _known: dict[str, tuple[Equality, ...]] = {}
 
 
@@ -132,6 +134,43 @@ def candidates(con: duckdb.DuckDBPyConnection, row: DatasetRow, selection: Selec
                 if len(numbers) <= MOST:
                     return numbers
     return None
+
+
+def faults(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> list[str]:
+    """Say which indexes are not what the records say, or do not lead to them."""
+    found = ((each, _fault(con, row, each)) for each in row.indexes)
+    return [f"the index on {each.field!r} of dataset {row.name!r} {fault}" for each, fault in found if fault]
+
+
+def _fault(con: duckdb.DuckDBPyConnection, row: DatasetRow, index: Index) -> str | None:
+    value, table = _value(row, index), _table(row, index)
+    if value is None:
+        return None
+    if not con.execute("SELECT 1 FROM duckdb_tables() WHERE schema_name || '.' || table_name = ?", [table]).fetchall():
+        return "is missing"
+    wanted, there = (
+        first(con.execute(f"SELECT count(*), bit_xor(hash(value, seq)) FROM ({entries})")) or (0, None)
+        for entries in (
+            f"SELECT {value} AS value, r.seq FROM {row.table} r WHERE {value} IS NOT NULL",
+            f"SELECT value, seq FROM {table}",
+        )
+    )
+    if wanted != there:
+        return f"has {there[0]:,} entries that are not those of {wanted[0]:,} records"
+    return _lost_by_key(con, table)
+
+
+def _lost_by_key(con: duckdb.DuckDBPyConnection, table: str) -> str | None:
+    """Look some values up that are rare enough for DuckDB to use the key."""
+    upto = "sum(count(*)) OVER (ORDER BY hash(value))"
+    rare = f"SELECT value, {upto} AS upto FROM {table} GROUP BY value HAVING count(*) <= {MOST}"
+    ((values, wanted),) = con.execute(
+        f"SELECT list(value), max(upto) FROM ({rare}) WHERE upto <= {_LOOKED_UP}"
+    ).fetchall()
+    if not values:
+        return None
+    found = scalar(con.execute(f"SELECT count(*) FROM {table} WHERE value IN (SELECT unnest(?::VARCHAR[]))", [values]))
+    return None if found == wanted else f"leads to {found:,} of {wanted:,} records"
 
 
 def to_text(indexes: Sequence[Index]) -> str | None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
+import numpy as np
 
 from tensordb.catalog import deltas
 from tensordb.catalog.rows import run, scalar
@@ -157,6 +158,12 @@ def in_segment(con: duckdb.DuckDBPyConnection, segment: int) -> list[ObjectRow]:
         f"SELECT {_LOCATION} FROM tensordb.objects WHERE segment = ? ORDER BY position", [segment]
     ).fetchall()
     return [ObjectRow(*row) for row in rows]
+
+
+def places(con: duckdb.DuckDBPyConnection) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return `segment`, `position` and `stored_nbytes` of all objects, a column each, in the order of their places."""
+    text = "SELECT segment, position, stored_nbytes FROM tensordb.objects ORDER BY segment, position"
+    return {name: np.asarray(column, np.int64) for name, column in con.execute(text).fetchnumpy().items()}
 
 
 def live_nbytes(con: duckdb.DuckDBPyConnection) -> dict[int, int]:

@@ -83,7 +83,8 @@ def show_verified(report: VerifyReport, *, as_json: bool) -> bool:
         counts = {"records": report.records, "checkpoints": report.checkpoints, "objects": report.objects}
         of_weights = {"weights": report.weights, "damaged_weights": [asdict(each) for each in report.damaged_weights]}
         unreadable = {"unreadable": [asdict(each) for each in report.unreadable]}
-        found = {"damaged": damaged, "damaged_tensors": tensors, **of_weights, **unreadable}
+        elsewhere = {"damaged_catalog": report.damaged_catalog, "damaged_segments": report.damaged_segments}
+        found = {"damaged": damaged, "damaged_tensors": tensors, **of_weights, **elsewhere, **unreadable}
         print(to_json({"ok": report.ok, **counts, **found}))
         return report.ok
     for each in report.damaged:
@@ -94,9 +95,14 @@ def show_verified(report: VerifyReport, *, as_json: bool) -> bool:
         print(f"damaged: {printable(f'{where} {what}')}: {printable(tensor.reason)}")
     for weight in report.damaged_weights:
         print(f"damaged: weight {printable(weight.hash)}: {printable(weight.reason)}")
+    for sentence in report.damaged_catalog:
+        print(f"damaged: catalog: {printable(sentence)}")
+    for sentence in report.damaged_segments:
+        print(f"damaged: {printable(sentence)}")
     for each_here in report.unreadable:
         print(f"unreadable here: {printable(each_here.name)}: {printable(each_here.reason)}")
     count = len(report.damaged) + len(report.damaged_tensors) + len(report.damaged_weights)
+    count += len(report.damaged_catalog) + len(report.damaged_segments)
     counts_of = {"records": report.records, "checkpoints": report.checkpoints, "weights": report.weights}
     held = " and ".join(f"{n:,} {what}" for what, n in counts_of.items() if n) or "0 records"
     print(f"{held} in {report.objects:,} objects read back: {verdict(count, len(report.unreadable))}")

@@ -58,6 +58,9 @@ class Maintenance:
         What is damaged is marked, unless the database was opened with ``read_only=True``: when an equal tensor is
         inserted, saved or stored after that, it is written anew, for all that share it.
 
+        With everything, the catalog is held against itself, too (are rows found by their keys, is all there that is
+        named, do counts agree), and headers, footers and padding of segment files are compared.
+
         Args:
             name: The dataset, None for everything.
 

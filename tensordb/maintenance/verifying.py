@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoints, datasets, records, schema, weights
+from tensordb.catalog import (
+    checkpoint_documents,
+    checkpoint_tensors,
+    checkpoints,
+    consistency,
+    datasets,
+    records,
+    schema,
+    weights,
+)
 from tensordb.catalog.checkpoint_documents import DocumentRow
 from tensordb.catalog.checkpoint_tensors import NamedTensor
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
@@ -21,6 +30,7 @@ from tensordb.engine import Database
 from tensordb.errors import DatasetNotFoundError
 from tensordb.maintenance.judging import Unreadable, error_in, is_damage, tried
 from tensordb.maintenance.marking import Findings
+from tensordb.maintenance.surrounding import damaged_surroundings
 
 _OBJECTS_AT_ONCE = 256
 _DOCUMENTS_AT_ONCE = 256
@@ -87,6 +97,8 @@ class VerifyReport:
         damaged_weights: Those that cannot be read as they were stored.
         catalog_blocks: Blocks of the catalog's file whose checksums were compared; 0 where one dataset or run was
             asked for, and for a database in memory.
+        damaged_catalog: What the catalog's tables contradict each other in, a sentence each.
+        damaged_segments: Where segment files are damaged beside the payloads (header, footer, padding), likewise.
         unreadable: What cannot be read here, by name and reason: nobody can tell whether it is damaged, and nothing
             is done to it.
     """
@@ -99,22 +111,27 @@ class VerifyReport:
     weights: int = 0
     damaged_weights: tuple[DamagedWeight, ...] = field(default=())
     catalog_blocks: int = 0
+    damaged_catalog: tuple[str, ...] = field(default=())
+    damaged_segments: tuple[str, ...] = field(default=())
     unreadable: tuple[Unreadable, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether everything was read, and nothing is damaged."""
-        return not (self.damaged or self.damaged_tensors or self.damaged_weights or self.unreadable)
+        of_payloads = self.damaged or self.damaged_tensors or self.damaged_weights
+        return not (of_payloads or self.damaged_catalog or self.damaged_segments or self.unreadable)
 
 
 def verify(db: Database, name: str | None) -> VerifyReport:
     """Verify one dataset, or for None everything."""
     read_anew(db)
-    compared = 0
+    compared, contradictions = 0, list[str]()
     if name is None:
         compared = db.catalog.check_blocks()
         with db.catalog.read("reading every table of the catalog") as con:
             schema.read_everything(con)
+        with db.catalog.read("holding the catalog against itself") as con:
+            contradictions = consistency.contradictions(con)
     with db.catalog.read() as con:
         rows = datasets.fetch_all(con) if name is None else [db.catalog.known.dataset(con, name)]
     findings = Findings()
@@ -142,6 +159,8 @@ def verify(db: Database, name: str | None) -> VerifyReport:
         stored,
         tuple(broken_weights),
         compared,
+        tuple(contradictions),
+        tuple(damaged_surroundings(db)),
         unreadable=tuple(findings.unreadable),
     )
 

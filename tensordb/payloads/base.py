@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tensordb.payloads.pins import Pin
+    from tensordb.payloads.surroundings import Offsets
 
 ALIGNMENT = 64  # a cache line; a multiple of the 16 bytes that frames want and of every element size
 EMPTY = memoryview(b"")
@@ -122,6 +123,9 @@ class PayloadStore(Protocol):
 
     def reopen(self) -> None:
         """Look at the files anew from now on, of which some may have been put back from a copy."""
+
+    def damage_around(self, segment: int, offsets: Offsets, lengths: Offsets) -> list[str]:
+        """Return what is damaged in a segment around these payloads, a sentence each."""
 
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed; to be called while the catalog that names them is held."""

@@ -22,6 +22,8 @@ from tensordb.payloads.pins import Pin
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from tensordb.payloads.surroundings import Offsets
+
 
 class _Segment:
     __slots__ = ("end", "offsets", "payloads")
@@ -126,6 +128,10 @@ class MemorySegments:
 
     def reopen(self) -> None:
         """Do nothing: there are no files that could have been put in the place of others."""
+
+    def damage_around(self, segment: int, offsets: Offsets, lengths: Offsets) -> list[str]:
+        """Return nothing: there is nothing around payloads in memory."""
+        return []
 
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed until the pin is closed."""

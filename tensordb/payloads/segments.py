@@ -19,6 +19,7 @@ from tensordb.payloads.base import Location, Produce, SegmentInfo, as_views
 from tensordb.payloads.files import store_error
 from tensordb.payloads.maps import SegmentMaps
 from tensordb.payloads.pins import Pin, pin_files
+from tensordb.payloads.surroundings import Offsets, damage_around
 from tensordb.payloads.writer import is_live, remove_dead, segment_of, segment_path
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class SegmentStore:
         if len(database_id) != 16:
             raise InvalidInputError(f"database_id has {len(database_id)} bytes: give the database's own 16")
         self._folder = folder
+        self._database_id = database_id
         self._closed = False
         self._maps = SegmentMaps(folder, database_id)
         self._appender = None if read_only else Appender(folder, database_id, max_segment_bytes)
@@ -144,6 +146,15 @@ class SegmentStore:
     def reopen(self) -> None:
         """Open every file anew at the next `read`: one may have been put back from a copy. Views stay valid."""
         self._maps.clear()
+
+    def damage_around(self, segment: int, offsets: Offsets, lengths: Offsets) -> list[str]:
+        """Return what is damaged in a segment's file around these payloads: header, footer, padding.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
+        path = segment_path(self._folder, segment)
+        return damage_around(path, segment, self._database_id, offsets, lengths)
 
     def pin(self, segments: Iterable[int]) -> Pin:
         """Keep segments from being removed by any process until the pin is closed.

@@ -130,7 +130,10 @@ class SegmentWriter:
 
     def begin(self, lead: int) -> GrowingPayload:
         """Begin a payload whose first `lead` bytes follow later; after an OSError, or to give it up, call `rewind`."""
-        offset = self.end + -self.end % ALIGNMENT
+        padding = -self.end % ALIGNMENT
+        if padding:  # the end of a footer may lie there
+            write_all(self._descriptor, [_PADDING[:padding]])
+        offset = self.end + padding
         os.lseek(self._descriptor, offset + lead, os.SEEK_SET)
         return GrowingPayload(self, self._descriptor, offset, lead)
 

@@ -8,9 +8,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from .flips import REFUSED, RIGHT, outcomes, summary
-from .scenarios import build
-from .test_flips import drawn
+from .flips import EARLIER, REFUSED, RIGHT, outcomes, summary
+from .test_flips import build_open, drawn
 
 _AT_ONCE = 64
 
@@ -20,14 +19,15 @@ def run(minutes: float, seed: int) -> dict[str, int]:
     end, chance = time.monotonic() + 60 * minutes, random.Random(seed)
     met: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "db"
-        build(folder)
+        folder, opened = Path(work) / "db", Path(work) / "opened"
+        before = build_open(folder, opened)
         while time.monotonic() < end:
             flips = drawn(folder, "*.seg", _AT_ONCE, chance) + drawn(folder, "catalog.duckdb", _AT_ONCE, chance)
-            found = outcomes(folder, flips)
+            in_log = drawn(opened, "catalog.duckdb.wal", _AT_ONCE // 4, chance)
+            found = outcomes(folder, flips) + outcomes(opened, in_log, before)
             met.update(summary(found))
             for flip, outcome in found:
-                if outcome not in (RIGHT, REFUSED):
+                if outcome not in (RIGHT, REFUSED, EARLIER):
                     print(f"{flip}: {outcome}")
-    broken = sum(met.values()) - met[RIGHT] - met[REFUSED]
+    broken = sum(met.values()) - met[RIGHT] - met[REFUSED] - met[EARLIER]
     return {"bits flipped": sum(met.values()), **met, "promises broken": broken}
