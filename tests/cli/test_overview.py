@@ -107,6 +107,8 @@ def test_verify_of_an_intact_database_is_0(run: Run, folder: Path) -> None:
         "damaged_tensors": [],
         "weights": 0,
         "damaged_weights": [],
+        "damaged_catalog": [],
+        "damaged_segments": [],
         "unreadable": [],
     }
 

@@ -28,7 +28,7 @@ def build(folder: Path) -> None:
         for i in range(4):
             db.insert("d", made(i, 20 + i), {"i": i}, record_id=f"small{i}")
         for i in range(3):
-            db.insert("d", made(10 + i, 6_000), {"i": 10 + i}, record_id=f"large{i}")
+            db.insert("d", made(10 + i, 6_000), {"i": 10 + i, "name": f"{i}"}, record_id=f"large{i}")
         db.insert_many("d", [made(20 + i, 300) for i in range(8)], record_ids=[f"page{i}" for i in range(8)])
         for step in range(2):
             db.checkpoints.save("run", state(step), step=step, rng=False)

@@ -51,7 +51,7 @@ def test_saving_the_same_state_again_mends_every_checkpoint_that_shares_it(tmp_p
         for found in (("run", 0), ("run", 1), ("other", None)):
             (tensor,) = db.checkpoints.load(found[0], step=found[1])["model"].values()
             assert torch.equal(tensor, WEIGHT)
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
         assert db.checkpoints.save("run", {"w": WEIGHT}, step=2, rng=False).added_nbytes < 1000
         assert count(db, "objects") == 1
         db.maintenance.compact(min_dead=0)
@@ -81,7 +81,7 @@ def test_another_preset_mends_too(tmp_path: Path) -> None:
         assert not db.maintenance.verify_checkpoints("run").ok
         db.checkpoints.save("run", {"w": WEIGHT}, step=1, rng=False, preset="none")
         assert torch.equal(db.checkpoints.load("run", step=0)["model"]["w"], WEIGHT)
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
         row = db.sql("SELECT DISTINCT compression, stored_nbytes FROM history.tensors").to_pylist()
         assert [each["compression"] for each in row] == ["none"]
 
@@ -99,7 +99,7 @@ def test_a_base_that_only_differences_need_is_mended_for_them(tmp_path: Path) ->
         db.checkpoints.save("again", {"w": states[0]}, rng=False)
         for step in (1, 2):
             assert torch.equal(db.checkpoints.load("run", step=step)["model"]["w"], states[step])
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
         assert db.checkpoints.save("run", {"w": states[1]}, step=3, rng=False).added_nbytes < 1000
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_difference_is_stored_by_itself_and_lets_its_base_go(tmp_path:
         assert [each.step for each in db.verify().damaged_tensors] == [1]
         db.checkpoints.save("again", {"w": states[1]}, rng=False)
         assert torch.equal(db.checkpoints.load("run", step=1)["model"]["w"], states[1])
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
         assert count(db, "deltas") == 0
         for run in ("run", "again"):
             db.checkpoints.delete_run(run)
@@ -140,7 +140,7 @@ def test_storing_a_weight_again_mends_it_and_keeps_its_labels(tmp_path: Path) ->
         assert db.weights.store(WEIGHT) == key
         assert torch.equal(db.weights.load(key), WEIGHT)
         assert db.weights.get_metadata(key).name == "w"
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
         db.weights.delete(key)
         assert count(db, "objects") == 0
 
@@ -158,7 +158,7 @@ def test_inserting_an_equal_tensor_mends_the_records_that_share_it(tmp_path: Pat
         second = db.insert_many("d", [WEIGHT])[0] if many else db.insert("d", WEIGHT)
         for each in (first, second):
             assert torch.equal(db.get_tensor_by_id("d", each).tensor, WEIGHT)
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
         assert count(db, "objects") == 1
 
 
@@ -172,7 +172,7 @@ def test_a_page_stored_again_mends_its_records(tmp_path: Path) -> None:
         assert not db.verify().ok
         ids += db.insert_many("d", rows)
         assert torch.equal(torch.stack([each.tensor for each in db.get_many("d", ids)]), torch.cat([rows, rows]))
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
 
 
 def test_a_rolled_back_save_leaves_the_mark(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_rolled_back_save_leaves_the_mark(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError):
             db.checkpoints.load("run")
         db.checkpoints.save("run", {"w": WEIGHT}, step=1, rng=False)
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
 
 
 def test_a_segment_that_is_gone_is_mended_by_storing_what_was_in_it(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_segment_that_is_gone_is_mended_by_storing_what_was_in_it(tmp_path: Pa
         assert len(db.verify().damaged_tensors) == 2
         db.checkpoints.save("run", {"w": WEIGHT, "v": WEIGHT + 1}, step=1, rng=False)
         assert torch.equal(db.checkpoints.load("run", step=0)["model"]["v"], WEIGHT + 1)
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
 
 
 def test_a_changed_document_in_the_catalog_is_found_by_verify_and_by_loading(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_checkpoint_without_a_checksum_of_its_document_still_loads(tmp_path: P
         con.execute("UPDATE tensordb.checkpoints SET facts = ?", [facts])
     with TensorStorage(tmp_path) as db:
         assert db.checkpoints.load("run")["state"] == {"seen": 1}
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
 
 
 def test_sound_payloads_in_each_others_places_are_found_by_verify(tmp_path: Path) -> None:
@@ -247,4 +247,4 @@ def test_sound_payloads_in_each_others_places_are_found_by_verify(tmp_path: Path
         assert "not what was stored" in report.damaged_tensors[0].reason
         db.checkpoints.save("run", {"a": WEIGHT, "b": WEIGHT + 1}, step=1, rng=False)
         assert torch.equal(db.checkpoints.load("run", step=0)["model"]["a"], WEIGHT)
-        assert db.verify().ok
+        assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)

@@ -31,4 +31,4 @@ def test_after_a_power_cut_everything_acknowledged_is_there(tmp_path: Path) -> N
 @pytest.mark.parametrize("left_out", ["sync_file", "sync_directory"])
 def test_a_sync_that_is_left_out_shows(tmp_path: Path, left_out: str) -> None:
     recording = recorded(tmp_path, left_out)
-    assert failures(recording, right_after(recording), tmp_path / "state") != []
+    assert any(failures(recording, [cut], tmp_path / "state") for cut in right_after(recording))
