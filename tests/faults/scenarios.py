@@ -51,7 +51,8 @@ def contents(db: TensorStorage) -> Contents:
     """Return everything that the database holds, every tensor read, in values that compare."""
     found: Contents = {}
     for name in db.list_datasets():
-        found[f"dataset {name}"] = [db.count(name), *db.list_indexes(name)]
+        found[f"dataset {name}"] = db.count(name)
+        found |= {f"index of {name} on {field}": True for field in db.list_indexes(name)}
         for record in db.scan(name):
             found[f"{name}/{record.id}"] = (digest(record.tensor), repr(record.metadata))
     for each in db.checkpoints.list():
