@@ -101,12 +101,15 @@ def _layout(headers: list[bytes]) -> _Layout:
 
 
 def _free(descriptor: int, layout: _Layout) -> set[int] | None:
-    """Return the numbers of the blocks that are free; None where that cannot be read."""
-    data, place, pieces = b"", layout.free_list, 0
+    """Return the numbers of the blocks that are free; None where that cannot be read.
+
+    The blocks that the list itself lies in never are: a flipped bit in it would hide itself.
+    """
+    data, place, own = b"", layout.free_list, list[int]()
     while place != _NOWHERE:  # each piece begins with the place of the next
         block, part = place % 2**_PLACE_BITS, place >> _PLACE_BITS
-        pieces += 1
-        if block >= layout.blocks or part >= _PARTS_OF_A_BLOCK or pieces > layout.blocks * _PARTS_OF_A_BLOCK:
+        own.append(block)
+        if block >= layout.blocks or part >= _PARTS_OF_A_BLOCK or len(own) > layout.blocks * _PARTS_OF_A_BLOCK:
             return None
         begin = _CHECKSUM_BYTES + part * layout.part_bytes
         piece = _read(descriptor, layout, block)[begin : begin + layout.part_bytes]
@@ -117,7 +120,7 @@ def _free(descriptor: int, layout: _Layout) -> set[int] | None:
     if not data:
         return set()
     (count,) = struct.unpack_from("<Q", data)
-    return set(struct.unpack_from(f"<{count}Q", data, 8)) if 8 * (count + 1) <= len(data) else None
+    return set(struct.unpack_from(f"<{count}Q", data, 8)).difference(own) if 8 * (count + 1) <= len(data) else None
 
 
 def _read(descriptor: int, layout: _Layout, block: int) -> bytes:

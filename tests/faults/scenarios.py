@@ -130,7 +130,6 @@ SCENARIOS: dict[str, Act] = {
     "delete a run": lambda db: db.checkpoints.delete_run("run"),
     "tag": lambda db: db.checkpoints.tag("run", "best of all", step=1),
     "delete a weight": lambda db: db.weights.delete(db.weights.list_weights()[0].hash),
-    "verify": lambda db: db.verify(),
 }
-LONG = ("index", "import", "compact under another preset", "delete a run", "tag", "delete a weight", "verify")
+LONG = ("index", "import", "compact under another preset", "delete a run", "tag", "delete a weight")
 """Those that only the long form goes through call by call."""

@@ -55,7 +55,7 @@ def test_a_damaged_payload_is_not_moved(tmp_path: Path) -> None:
     content[content.rindex(torch.full((1,), 3.0).numpy().tobytes() * 100) + 50] ^= 4
     file.write_bytes(content)
     with TensorStorage(tmp_path) as db:
-        with pytest.raises(IntegrityError, match="stays where it is"):
+        with pytest.raises(IntegrityError, match="stay where they are"):
             db.maintenance.compact()
         assert [each.record_id for each in db.verify().damaged] == [ids[3]]
         assert file.exists()

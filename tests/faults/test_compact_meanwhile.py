@@ -102,7 +102,7 @@ def test_a_damaged_record_stays_where_it_is_while_all_others_go_on(tmp_path: Pat
     bad = {whole[7], paged[180]}
     with TensorStorage(folder, compression_preset="none") as db:
         for _ in range(2):
-            with pytest.raises(IntegrityError, match="stays where it is"):
+            with pytest.raises(IntegrityError, match="stay where they are"):
                 db.maintenance.compact(preset=preset)
             found = {each.record_id for each in db.verify().damaged}
             assert bad <= found

@@ -25,13 +25,21 @@ from .scenarios import SCENARIOS, build, contents
 HEADERS, BLOCK = 3 * 4096, 1 << 18
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    build(tmp_path / "db")
-    with TensorStorage(tmp_path / "db") as db:
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that is never changed."""
+    folder = tmp_path_factory.mktemp("base") / "db"
+    build(folder)
+    with TensorStorage(folder) as db:
         db.insert_many("d", [made(40 + i, 5) for i in range(30)], [{"text": f"t{i}"} for i in range(30)])
         db.create_index("d", "text")
         db.checkpoints.tag(db.checkpoints.list("run")[0].id, "chosen")
+    return folder
+
+
+@pytest.fixture
+def folder(base: Path, tmp_path: Path) -> Path:
+    shutil.copytree(base, tmp_path / "db")
     return tmp_path / "db"
 
 
