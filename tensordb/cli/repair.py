@@ -49,11 +49,14 @@ def _lines(report: RepairReport) -> list[str]:
             for each in report.damaged_tensors
         ),
         *(f"lost: {each}" for each in report.not_salvaged),
+        *(f"damaged, kept: catalog: {each}" for each in report.damaged_catalog),
+        *(f"damaged, kept: {each}" for each in report.damaged_segments),
         *(f"unreadable here, kept: {each.name}: {each.reason}" for each in report.unreadable),
     ]
 
 
 def _summary(report: RepairReport) -> str:
     damaged = len(report.removed_records) + len(report.removed_weights) + len(report.damaged_tensors)
+    damaged += len(report.not_salvaged) + len(report.damaged_catalog) + len(report.damaged_segments)
     looked = f"{report.records:,} records, {report.checkpoints:,} checkpoints and {report.weights:,} weights looked at"
-    return f"{looked}: {verdict(damaged + len(report.not_salvaged), len(report.unreadable))}"
+    return f"{looked}: {verdict(damaged, len(report.unreadable))}"

@@ -47,6 +47,9 @@ class RepairReport:
         removed_weights: The damaged weights and deltas, which were removed.
         not_salvaged: What else could not be read when a database was salvaged into another folder.
         unreadable: What cannot be read here, by name and reason; it may be sound, and stays as it is.
+        damaged_catalog: What the catalog's tables contradicted each other in, before anything was removed; salvaging
+            writes them anew, and nothing else is done about it.
+        damaged_segments: Where segment files are damaged beside the payloads, likewise.
     """
 
     dry_run: bool
@@ -59,12 +62,15 @@ class RepairReport:
     removed_weights: tuple[DamagedWeight, ...] = ()
     not_salvaged: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+    damaged_catalog: tuple[str, ...] = ()
+    damaged_segments: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether everything could be read, and nothing was damaged."""
         damaged = self.removed_records or self.damaged_tensors or self.removed_weights
-        return not (damaged or self.not_salvaged or self.unreadable)
+        elsewhere = self.damaged_catalog or self.damaged_segments
+        return not (damaged or elsewhere or self.not_salvaged or self.unreadable)
 
 
 def repair(db: Database, *, drop_checkpoints: bool, dry_run: bool) -> RepairReport:
@@ -110,6 +116,8 @@ def _report(
         tuple(broken),
         tuple(gone_weights),
         unreadable=found.unreadable,
+        damaged_catalog=found.damaged_catalog,
+        damaged_segments=found.damaged_segments,
     )
 
 
