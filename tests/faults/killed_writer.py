@@ -1,7 +1,8 @@
 """The writer that is killed: any operation of the public API, told to a log before it begins and after it is done.
 
 What the database holds is a flat dict here: ``r/<id>`` a record, ``c/<run>/<number>`` a checkpoint, ``w/<seed>`` a
-weight. An operation is what it takes away and what it adds. `Killer` in `killing.py` holds the database to that.
+weight, ``i/<seed>`` a dataset of its own that was imported, ``x/<field>`` an index. An operation is what it takes away
+and what it adds. `Killer` in `killing.py` holds the database to that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from tensordb import PendingCheckpoint, TensorStorage
 
+from .killed_values import document_of, imported, name_of, note_of, state_of, weight_of
 from .programs import made
 
 Held = dict[str, list[Any]]
@@ -42,30 +44,14 @@ EVERYTHING = {
     "delta": 1,
     "delete_weight": 1,
     "preset": 1,
+    "import": 1,
+    "delete_dataset": 1,
+    "index": 1,
+    "repair": 1,
 }
 """The operations, with how often each is chosen."""
 MOST = 40
 """Records from which on half of them are deleted, which keeps the looks short."""
-
-
-def state_of(run: str, step: int) -> dict[str, torch.Tensor]:
-    """Return what a checkpoint holds: weights that drift from step to step, some that stay, and some of its own."""
-    seed = sum(map(ord, run))
-    weight = made(seed, 20_000).bfloat16()
-    weight[step % 50 :: 50] *= 2
-    return {"w": weight, "own": made(seed * 10_000 + step, 3000), "frozen": torch.ones(9000)}
-
-
-def note_of(step: int) -> str:
-    """Return text that is now in the checkpoint's row and now an object."""
-    return f"{step} " * (6000 if step % 3 == 0 else 1)
-
-
-def weight_of(seed: int) -> torch.Tensor:
-    """Return a weight; odd ones differ a little from the even one before."""
-    tensor = made(seed - seed % 2, 6000)
-    tensor[: seed % 2] = 1
-    return tensor
 
 
 class Writer:
@@ -94,6 +80,10 @@ class Writer:
             self.held[f"r/{key}"] = [size["seed"], size["size"], size["version"]]
         for each in self.db.checkpoints.list():
             self.held[f"c/{each.run}/{each.metadata['number']}"] = [each.step]
+        for name in self.db.list_datasets():
+            if name != "d":
+                self.held[f"i/{name.split()[1]}"] = []
+        self.held |= {f"x/{field}": [] for field in self.db.list_indexes("d")}
 
     def _tell(self, *words: object) -> None:
         os.write(self.log, (json.dumps(words) + "\n").encode())
@@ -129,8 +119,7 @@ class Writer:
         return f"r/{self.number}-{self.count}", [self.rng.randrange(2**31), size, 0]
 
     def _put(self, key: str, row: list[Any]) -> None:
-        document = {"seed": row[0], "size": row[1], "version": row[2]}
-        self.db.insert("d", made(row[0], row[1]), document, record_id=key[2:])
+        self.db.insert("d", made(row[0], row[1]), document_of(row), record_id=key[2:])
 
     def _insert(self, size: int) -> None:
         key, row = self._new(size)
@@ -144,7 +133,7 @@ class Writer:
 
     def _many(self) -> None:
         rows = dict([self._new(100) for _ in range(self.rng.choice([2, 40]))] + [self._new(50000)])
-        documents = [{"seed": seed, "size": size, "version": version} for seed, size, version in rows.values()]
+        documents = [document_of(row) for row in rows.values()]
         tensors = [made(seed, size) for seed, size, _ in rows.values()]
         keys = [key[2:] for key in rows]
         self._do("many", [], rows, lambda: self.db.insert_many("d", tensors, documents, record_ids=keys))
@@ -227,6 +216,26 @@ class Writer:
     def _preset(self) -> None:
         self.db.set_compression_preset(self.rng.choice(["lossless", "none", "fast"]))
 
+    # Datasets of their own, indexes, and looking after.
+
+    def _import(self) -> None:
+        seed = self.rng.randrange(2**20) + 2**20 * (self.number + 1)
+        self._do("import", [], {f"i/{seed}": []}, lambda: self.db.import_from(name_of(seed), imported(seed)))
+
+    def _delete_dataset(self) -> None:
+        if mine := self._mine("i/"):
+            key = self.rng.choice(mine)
+            self._do("delete_dataset", [key], {}, lambda: self.db.delete_dataset(name_of(int(key[2:]))))
+
+    def _index(self) -> None:
+        if "x/tag" in self.held:
+            self._do("index", ["x/tag"], {}, lambda: self.db.drop_index("d", "tag"))
+        elif self._mine("r/"):
+            self._do("index", [], {"x/tag": []}, lambda: self.db.create_index("d", "tag"))
+
+    def _repair(self) -> None:
+        self._do("repair", [], {}, self.db.maintenance.repair)
+
     # Checkpoints. What comes after one that is saved in the background waits for it, said or not.
 
     def _next(self, run: str) -> tuple[str, str, int]:
@@ -304,7 +313,9 @@ def warm_up() -> None:
     """Make before the fork what is made at first use."""
     with TensorStorage(None) as db:
         db.create_dataset("d")
-        db.insert("d", made(1, 10), {"seed": 1, "size": 1, "version": 0})
+        db.insert("d", made(1, 10), document_of([1, 1, 0]))
+        db.create_index("d", "tag")
+        db.import_from("imported", imported(1))
         db.insert_many("d", [made(1, 50000), made(1, 100)], [{"seed": 1}, {"seed": 2}])
         db.checkpoints.save("run", state_of("run", 0), state={"note": note_of(0)}, async_=True).wait()
         db.checkpoints.save("run", state_of("run", 1))

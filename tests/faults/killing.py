@@ -21,7 +21,8 @@ import torch
 
 from tensordb import TensorStorage
 
-from .killed_writer import EVERYTHING, Held, note_of, state_of, weight_of
+from .killed_values import imported, name_of, note_of, state_of, tag_of, weight_of
+from .killed_writer import EVERYTHING, Held
 from .programs import PATIENCE, line, made, stray_segments
 
 CHECKPOINT_KINDS = {"save", "save_async", "prune", "fork", "delete_run", "transaction", "undone"}
@@ -102,9 +103,12 @@ class Killer:
         return settled, list(begun.values())
 
     def _take(self, db: TensorStorage, outcomes: Sequence[Held], undecided: Sequence[Any]) -> Held:
-        found = {**self._records(db), **self._checkpoints(db), **self._weights(db)}
+        found = self._found(db)
         assert found in outcomes, _difference(found, outcomes, undecided)
         return found
+
+    def _found(self, db: TensorStorage) -> Held:
+        return {**self._records(db), **self._imported(db), **self._checkpoints(db), **self._weights(db)}
 
     def _records(self, db: TensorStorage) -> Held:
         found: Held = {}
@@ -112,6 +116,22 @@ class Killer:
             meta = record.metadata
             found[f"r/{record.id}"] = [meta["seed"], meta["size"], meta["version"]]
             assert record.tensor.equal(made(meta["seed"], meta["size"])), record.id
+        if db.list_indexes("d"):
+            found["x/tag"] = []
+            of_a_tag = [key for key, row in found.items() if row and tag_of(row[0]) == "tag 1"]
+            assert sorted(f"r/{each.id}" for each in db.query("d", "metadata.tag = 'tag 1'")) == sorted(of_a_tag)
+        return found
+
+    def _imported(self, db: TensorStorage) -> Held:
+        found: Held = {}
+        for name in db.list_datasets():
+            if name != "d":
+                seed = int(name.split()[1])
+                assert name == name_of(seed)
+                records = db.get_dataset_with_metadata(name)
+                assert [each.metadata["place"] for each in records] == imported(seed)["place"]
+                assert torch.equal(torch.stack([each.tensor for each in records]), imported(seed)["x"])
+                found[f"i/{seed}"] = []
         return found
 
     def _checkpoints(self, db: TensorStorage) -> Held:
@@ -140,13 +160,16 @@ class Killer:
         """Delete nearly everything, which keeps the looks short."""
         with TensorStorage(self.folder) as db:
             db.delete_where("d", "true")
+            for name in db.list_datasets():
+                if name != "d":
+                    db.delete_dataset(name)
             for run in db.checkpoints.runs():
                 db.checkpoints.prune(run, keep_last=1)
             for info in db.weights.list_weights():
                 db.weights.delete(info.hash)
             for info in db.weights.list_deltas():
                 db.weights.delete_delta(info.hash)
-            self.known = self._checkpoints(db)
+            self.known = self._found(db)
 
 
 def _applied(held: Held, before: Sequence[str], after: Held) -> Held:

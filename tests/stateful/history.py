@@ -18,7 +18,8 @@ from tensordb import (
     WeightNotFoundError,
 )
 
-from .machine import NUMBERS, DatasetsLikeADict
+from .finding import FoundLikeADict
+from .machine import NUMBERS
 from .model import Row, Saved, bits_of
 from .tensors import DTYPES, LOSSY, SHAPES, assert_within, tensor_of
 
@@ -28,7 +29,7 @@ MOST = 6
 """Checkpoints of a run from which on it is pruned, which keeps the comparing short."""
 
 
-class EverythingLikeADict(DatasetsLikeADict):
+class EverythingLikeADict(FoundLikeADict):
     """Adds runs, checkpoints, weights and deltas to the model."""
 
     def __init__(self) -> None:

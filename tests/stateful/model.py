@@ -59,6 +59,7 @@ class Dataset:
     preset: str | None = None
     rows: dict[str, Row] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    indexes: set[str] = field(default_factory=set)
 
     def put(self, row: Row) -> None:
         self.rows[row.id] = row
