@@ -50,9 +50,13 @@ def _lines(report: RepairReport) -> list[str]:
         ),
         *(f"lost: {each}" for each in report.not_salvaged),
         *(f"damaged, kept: catalog: {each}" for each in report.damaged_catalog),
-        *(f"damaged, kept: {each}" for each in report.damaged_segments),
+        *(f"{_fate(report, each)}: {each}" for each in report.damaged_segments),
         *(f"unreadable here, kept: {each.name}: {each.reason}" for each in report.unreadable),
     ]
+
+
+def _fate(report: RepairReport, sentence: str) -> str:
+    return "mended" if sentence in report.mended_segments else "damaged" if report.dry_run else "damaged, kept"
 
 
 def _summary(report: RepairReport) -> str:

@@ -1,25 +1,19 @@
-"""Looking after a database: verify every byte, reclaim what is dead.
-
-Invariant: a segment is removed only while the catalog's write lease is held and names nothing in it, and only when no
-live writer holds it; a reader that mapped it keeps its map.
-"""
+"""Looking after a database: verify every byte, take out what is damaged, reclaim what is dead."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from tensordb.catalog import datasets, objects
+from tensordb.catalog import datasets
 from tensordb.encoding.presets import CompressionConfig, get_compression_preset
 from tensordb.engine import Database
-from tensordb.engine.moving import move_inline, move_segment
+from tensordb.engine.moving import move_inline
 from tensordb.engine.recoding import compact_records
 from tensordb.errors import ConflictError, IntegrityError, InvalidInputError
 from tensordb.maintenance.repairing import RepairReport, repair
+from tensordb.maintenance.rewriting import remove_dead, rewrite_mostly_dead
 from tensordb.maintenance.verifying import VerifyReport, verify, verify_checkpoints
-
-_SMALL_NBYTES = 16 << 20
-"""Segments below this are put together: each run of a program may leave one."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +82,8 @@ class Maintenance:
 
         The database is read whole, as by `verify`, and what is damaged is looked at once more in the write that takes
         it out. What can be read stays, what others mended or replaced meanwhile too, and so does what only cannot be
-        read here. All that was removed is named in the report. A database that cannot be opened is for
-        ``tensordb repair PATH TARGET``.
+        read here. All that was removed is named in the report. Segment files that are damaged beside their payloads are
+        written anew. A database that cannot be opened is for ``tensordb repair PATH TARGET``.
 
         Args:
             drop_checkpoints: Remove checkpoints that have damaged tensors, too. Without, they are only named, and their
@@ -111,7 +105,7 @@ class Maintenance:
         """
         self._check_outside("gc")
         before = self._nbytes()
-        return ReclaimReport(self._remove_dead(), before, self._nbytes())
+        return ReclaimReport(remove_dead(self._db), before, self._nbytes())
 
     def compact(
         self,
@@ -162,9 +156,9 @@ class Maintenance:
         outcome, left = compact_records(self._db, names, min_dead=min_dead, config=wanted)
         if wanted is None:
             inline, broken = move_inline(self._db, names)
-        rewritten, damaged = self._rewrite_segments(min_dead)
+        rewritten, damaged = rewrite_mostly_dead(self._db, min_dead)
         self._db.payloads.seal()  # what comes next is apart from what is compact, and can be compacted without it
-        removed = self._remove_dead()
+        removed = remove_dead(self._db)
         self._db.catalog.checkpoint()  # frees the blocks of what was inline, for DuckDB to use again
         damage = [*broken, *(damaged | outcome.damaged).values()]
         if damage:
@@ -173,33 +167,6 @@ class Maintenance:
                 f"was done; verify() tells which are damaged, delete those and compact again: {'; '.join(damage[:10])}"
             )
         return ReclaimReport(removed, before, self._nbytes(), outcome.moved + inline + rewritten, left)
-
-    def _rewrite_segments(self, min_dead: float) -> tuple[int, dict[bytes, str]]:
-        """Move what lives in segments that are mostly dead or small; return how much, and what is damaged."""
-        with self._db.catalog.read() as con:
-            live = objects.live_nbytes(con)
-        idle = [info for info in self._db.payloads.segments() if not info.live and info.nbytes]
-        small = [info for info in idle if info.nbytes < _SMALL_NBYTES]
-        moved, damaged = 0, dict[bytes, str]()
-        for info in idle:
-            dead = 1 - live.get(info.id, 0) / info.nbytes
-            if dead >= min_dead or (info in small and len(small) > 1):
-                more, broken = move_segment(self._db, info.id)
-                moved += more
-                damaged |= broken
-        return moved, damaged
-
-    def _remove_dead(self) -> int:
-        """Remove the segments that nothing names; return how many."""
-        payloads = self._db.payloads
-        with self._db.catalog.read() as con:
-            live = objects.live_nbytes(con)
-        if any(info.live and info.id not in live for info in payloads.segments()):
-            payloads.seal()  # perhaps it is the one that this process would append to next
-        with self._db.catalog.write("collecting garbage") as con:
-            live = objects.live_nbytes(con)
-            dead = [info for info in payloads.segments() if info.id not in live]
-            return sum(payloads.remove(info.id) for info in dead)
 
     def _names(self, name: str | None) -> list[str]:
         with self._db.catalog.read() as con:

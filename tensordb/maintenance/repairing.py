@@ -8,7 +8,7 @@ goes, in the write that takes it out: what was mended, replaced or deleted in be
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 
@@ -18,6 +18,8 @@ from tensordb.engine import Database
 from tensordb.errors import DatasetNotFoundError
 from tensordb.maintenance.judging import Unreadable
 from tensordb.maintenance.marking import Findings
+from tensordb.maintenance.rewriting import rewrite_damaged
+from tensordb.maintenance.surrounding import damaged_surroundings
 from tensordb.maintenance.verifying import (
     DamagedRecord,
     DamagedTensor,
@@ -49,7 +51,9 @@ class RepairReport:
         unreadable: What cannot be read here, by name and reason; it may be sound, and stays as it is.
         damaged_catalog: What the catalog's tables contradicted each other in, before anything was removed; salvaging
             writes them anew, and nothing else is done about it.
-        damaged_segments: Where segment files are damaged beside the payloads, likewise.
+        damaged_segments: Where segment files were damaged beside the payloads.
+        mended_segments: Those of them that were mended: what lives in the file was written to another, and it was
+            removed. One that is being written to stays, and so does one of which a payload cannot be moved.
     """
 
     dry_run: bool
@@ -64,6 +68,7 @@ class RepairReport:
     unreadable: tuple[Unreadable, ...] = ()
     damaged_catalog: tuple[str, ...] = ()
     damaged_segments: tuple[str, ...] = ()
+    mended_segments: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -95,7 +100,9 @@ def remove_damaged(db: Database, found: VerifyReport, *, drop_checkpoints: bool)
         tensors = tuple(_remove_checkpoints(db, tensors))
         broken = [each.checkpoint_id for each in tensors]
     db.reader.forget()
-    return _report(found, False, gone, tensors, dict.fromkeys(broken), gone_weights)
+    mended = rewrite_damaged(db, damaged_surroundings(db))
+    report = _report(found, False, gone, tensors, dict.fromkeys(broken), gone_weights)
+    return replace(report, mended_segments=tuple(mended))
 
 
 def _report(

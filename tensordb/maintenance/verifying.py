@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import duckdb
 
@@ -160,7 +161,7 @@ def verify(db: Database, name: str | None) -> VerifyReport:
         tuple(broken_weights),
         compared,
         tuple(contradictions),
-        tuple(damaged_surroundings(db)),
+        tuple(chain.from_iterable(damaged_surroundings(db).values())),
         unreadable=tuple(findings.unreadable),
     )
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tensordb import (
     CacheConfig,
@@ -103,6 +103,11 @@ class ComparedWithADict(RuleBasedStateMachine):
             return None
         assert known is not False, question
         return answer
+
+    @initialize()
+    def make_a_dataset(self) -> None:
+        self.db.create_dataset("d")
+        self.model.datasets["d"] = Dataset()
 
     # Transactions.
 

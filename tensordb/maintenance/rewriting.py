@@ -1,0 +1,61 @@
+"""Writing what lives in segment files to new ones, and removing the files that nothing names.
+
+Invariant: a segment is removed only while the catalog's write lease is held and names nothing in it, and only when no
+live writer holds it; a reader that mapped it keeps its map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tensordb.catalog import objects
+from tensordb.engine import Database
+from tensordb.engine.moving import move_segment
+
+_SMALL_NBYTES = 16 << 20
+"""Segments below this are put together: each run of a program may leave one."""
+
+
+def rewrite_mostly_dead(db: Database, min_dead: float) -> tuple[int, dict[bytes, str]]:
+    """Move what lives in segments that are mostly dead or small; return how much, and what is damaged."""
+    with db.catalog.read() as con:
+        live = objects.live_nbytes(con)
+    idle = [info for info in db.payloads.segments() if not info.live and info.nbytes]
+    small = [info for info in idle if info.nbytes < _SMALL_NBYTES]
+    moved, damaged = 0, dict[bytes, str]()
+    for info in idle:
+        dead = 1 - live.get(info.id, 0) / info.nbytes
+        if dead >= min_dead or (info in small and len(small) > 1):
+            more, broken = move_segment(db, info.id)
+            moved += more
+            damaged |= broken
+    return moved, damaged
+
+
+def rewrite_damaged(db: Database, found: Mapping[int, Sequence[str]]) -> list[str]:
+    """Write what lives in these segments, damaged beside their payloads, to another; return what is mended by that.
+
+    A segment that somebody writes to, or of which a payload cannot be moved, stays.
+    """
+    if not found:
+        return []
+    db.payloads.seal()  # perhaps one of them is the one that this process would append to next
+    idle = {info.id for info in db.payloads.segments() if not info.live}
+    for segment in idle & set(found):
+        move_segment(db, segment)
+    db.payloads.seal()
+    remove_dead(db)
+    there = {info.id for info in db.payloads.segments()}
+    return [sentence for segment, said in found.items() if segment not in there for sentence in said]
+
+
+def remove_dead(db: Database) -> int:
+    """Remove the segments that nothing names; return how many."""
+    with db.catalog.read() as con:
+        live = objects.live_nbytes(con)
+    if any(info.live and info.id not in live for info in db.payloads.segments()):
+        db.payloads.seal()  # perhaps it is the one that this process would append to next
+    with db.catalog.write("collecting garbage") as con:
+        live = objects.live_nbytes(con)
+        dead = [info for info in db.payloads.segments() if info.id not in live]
+        return sum(db.payloads.remove(info.id) for info in dead)

@@ -1,0 +1,89 @@
+"""repair writes segment files anew that are damaged beside their payloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tensordb import TensorStorage
+from tensordb.payloads.layout import BLOCK_BYTES
+from tests.faults.programs import made
+from tests.faults.scenarios import build, contents
+
+
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 16
+    file.write_bytes(content)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    build(tmp_path / "db")
+    return tmp_path / "db"
+
+
+@pytest.fixture
+def segment(folder: Path) -> Path:
+    (file,) = (folder / "segments").iterdir()
+    return file
+
+
+@pytest.mark.parametrize("position", [3, BLOCK_BYTES + 3, -3], ids=["header", "its copy", "footer"])
+def test_what_is_damaged_beside_payloads_is_mended_and_nothing_is_lost(
+    folder: Path, segment: Path, position: int
+) -> None:
+    with TensorStorage(folder) as db:
+        before = contents(db)
+    flip(segment, position)
+    with TensorStorage(folder) as db:
+        (said,) = db.verify().damaged_segments
+        planned = db.maintenance.repair(dry_run=True)
+        assert (planned.damaged_segments, planned.mended_segments) == ((said,), ())
+        assert segment.exists(), "a dry run changes nothing"
+        report = db.maintenance.repair()
+        assert not report.ok
+        assert report.damaged_segments == report.mended_segments == (said,)
+        assert report.removed_records == report.damaged_tensors == report.removed_weights == ()
+        assert not segment.exists()
+        assert db.verify().ok
+        assert contents(db) == before
+        assert db.maintenance.repair().ok
+    with TensorStorage(folder) as db:
+        assert contents(db) == before
+
+
+def test_a_damaged_payload_goes_and_its_neighbours_move(folder: Path, segment: Path) -> None:
+    with TensorStorage(folder) as db:
+        before = contents(db)
+        place = db.sql(
+            "SELECT position FROM tensordb.objects JOIN tensordb.records_1 USING (object_id) WHERE record_id = 'large1'"
+        ).to_pylist()[0]["position"]
+    flip(segment, 3)
+    flip(segment, place + 200)
+    with TensorStorage(folder) as db:
+        report = db.maintenance.repair()
+        assert [each.record_id for each in report.removed_records] == ["large1"]
+        assert len(report.mended_segments) == 1
+        assert db.verify().ok
+        del before["d/large1"]
+        assert contents(db) == before | {"dataset d": 14}
+
+
+def test_a_file_that_somebody_writes_to_stays_until_it_is_closed(tmp_path: Path) -> None:
+    folder = tmp_path / "db"
+    with TensorStorage(folder) as writing, TensorStorage(folder) as other:
+        writing.create_dataset("d")
+        writing.insert("d", made(1, 9_000), record_id="a")
+        (file,) = (folder / "segments").iterdir()
+        flip(file, 3)
+        report = other.maintenance.repair()
+        assert len(report.damaged_segments) == 1
+        assert report.mended_segments == ()
+        writing.insert("d", made(2, 9_000), record_id="b")
+        writing.close()
+        assert len(other.maintenance.repair().mended_segments) == 1
+        assert other.verify().ok
+        for key, seed in (("a", 1), ("b", 2)):
+            assert other.get_tensor_by_id("d", key).tensor.equal(made(seed, 9_000))
