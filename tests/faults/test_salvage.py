@@ -278,6 +278,18 @@ kill -SEGV $$"""
         assert contents(db) == whole
 
 
+def test_the_process_that_reads_the_catalog_loads_neither_torch_nor_the_rest_of_the_package(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = tmp_path / "imported"
+    line = f'exec {sys.executable} -X importtime "$@" 2> {imported}'
+    monkeypatch.setattr(sys, "executable", program(tmp_path / "python", line))
+    assert salvage(folder, tmp_path / "new").ok
+    names = {each.rpartition("|")[2].strip() for each in imported.read_text().splitlines()}
+    assert "tensordb.catalog.rebuilding" in names
+    assert not names & {"torch", "tensordb", "tensordb.storage"}
+
+
 @pytest.mark.parametrize("lines", ["kill -KILL $$", "exit 3", """echo '{"error": "StoreError", "message": "m"}'"""])
 def test_what_is_no_damage_costs_neither_the_log_nor_the_catalog(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str
