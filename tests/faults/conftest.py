@@ -40,6 +40,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
         for preset in PRESETS:
             db.set_compression_preset(preset)
             keys += [db.insert("d", made(size, size)) for size in (9_000, 20_000)]
-            keys += db.insert_many("d", made(7, 16 * 200).reshape(16, 200) * len(keys))
+            keys += db.insert_many("d", made(7, 40 * 200).reshape(40, 200) * len(keys))
         tensors = {record.id: record.tensor for record in db.get_many("d", keys)}
     return Sample(folder, tensors, inline)
