@@ -8,7 +8,6 @@ Format: MessagePack, with extension types for what it lacks.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import msgpack
 import numpy as np
 import torch
 
+from tensordb.catalog.json_text import json_of
 from tensordb.errors import IntegrityError, InvalidInputError
 
 MAX_DEPTH = 64
-_MOST_BITS = 2_000  # fewer decimal digits than the lowest limit that may be set for them
 _BIG_INT, _DATETIME, _DATE = 1, 2, 3
 _ATOMS = frozenset({int, float, bool, type(None)})
 PLAIN = _ATOMS | {str}
@@ -107,26 +106,6 @@ def unpack(packed: bytes | None) -> dict[str, Any]:
 def as_json(document: Mapping[str, Any]) -> str:
     """Return a normalized document as JSON, for SQL to look into; what JSON lacks becomes text."""
     return json_of(_without_nan(document))
-
-
-def json_of(value: Any) -> str:
-    """Return a plain value as JSON; a number of so many digits that Python refuses to write them is hexadecimal text.
-
-    >>> json_of([1, 10**5000])[:12]
-    '[1, "0x31e20'
-    """
-    try:
-        return json.dumps(value, default=str)
-    except ValueError:
-        return json.dumps(_short(value), default=str)
-
-
-def _short(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _short(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_short(each) for each in value]
-    return hex(value) if type(value) is int and value.bit_length() > _MOST_BITS else value
 
 
 def _without_nan(value: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from tensordb.catalog.documents import json_of
+from tensordb.catalog.json_text import json_of
 from tensordb.errors import IntegrityError
 
 Scalar = Literal["NULL", "BOOLEAN", "BIGINT", "DOUBLE", "DATE", "TIMESTAMP", "VARCHAR"]

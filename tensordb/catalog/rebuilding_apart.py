@@ -21,7 +21,14 @@ from tensordb.errors import IntegrityError, StoreError, TensorDBError
 
 _MOST_CRASHES = 64
 _OF_DAMAGE = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
-_PROGRAM = f"from {__name__} import main; main()"
+_PROGRAM = f"""
+import sys, types
+package = sys.modules["tensordb"] = types.ModuleType("tensordb")
+package.__path__ = [{str(Path(__file__).parents[1])!r}]
+from {__name__} import main
+main()
+"""
+"""It gets no further into the package than it needs: to import all of it would take longer than the work itself."""
 
 
 def rebuild_apart(path: Path) -> dict[str, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,22 +16,30 @@ from tensordb.engine.paging import Gathering
 from .programs import finish, line, made, running
 
 OTHER = """
-db = TensorStorage(folder)
-ids = json.loads(sys.argv[2])
-sys.stdin.readline()
-for key in ids[:10]:
-    db.delete_tensor("d", key)
-for key in ids[10:20]:
-    db.update_tensor_metadata("d", key, {"changed": True})
-new = [db.insert("d", made(900 + seed, 50)) for seed in range(5)] + [db.insert("d", made(30, 50))]
-db.close()
-say(json.dumps(new))
+for asked in sys.stdin:
+    folder, ids = json.loads(asked)
+    db = TensorStorage(folder)
+    for key in ids[:10]:
+        db.delete_tensor("d", key)
+    for key in ids[10:20]:
+        db.update_tensor_metadata("d", key, {"changed": True})
+    new = [db.insert("d", made(900 + seed, 50)) for seed in range(5)] + [db.insert("d", made(30, 50))]
+    db.close()
+    say(json.dumps(new))
 """
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which changes each database that it is told of; starting one takes seconds."""
+    with running(OTHER, tmp_path_factory.mktemp("unused")) as process:
+        yield process
+        finish(process)
 
 
 @pytest.mark.parametrize("inline", [True, False])
 def test_what_another_process_deletes_changes_and_inserts_before_the_commit_is_respected(
-    tmp_path: Path, inline: bool
+    other: subprocess.Popen[str], tmp_path: Path, inline: bool
 ) -> None:
     folder = tmp_path / "db"
     with TensorStorage(folder) as db:
@@ -47,12 +57,10 @@ def test_what_another_process_deletes_changes_and_inserts_before_the_commit_is_r
         gathering = Gathering(db._db, row, pages, config=None, shared=set())
         for found in gathering._windows():
             gathering._take_all(found)
-        with running(OTHER, folder, json.dumps(ids)) as other:
-            assert other.stdin is not None
-            other.stdin.write("\n")
-            other.stdin.flush()
-            new = json.loads(line(other))
-            finish(other)
+        assert other.stdin is not None
+        other.stdin.write(json.dumps([str(folder), ids]) + "\n")
+        other.stdin.flush()
+        new = json.loads(line(other))
         gathering._finish()
         gathering._commit()
         assert gathering.outcome.moved in (29, 30)  # one has come to share its object, where it lay inline

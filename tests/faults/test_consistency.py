@@ -5,7 +5,6 @@ And it finds nothing in a sound database, whatever goes on in it.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import threading
@@ -70,21 +69,24 @@ DAMAGE = {
 }
 
 
+def test_a_sound_database_says_nothing(folder: Path) -> None:
+    assert said(folder) == ""
+
+
 @pytest.mark.parametrize("statement", DAMAGE)
 def test_what_the_tables_contradict_each_other_in_is_said(folder: Path, statement: str) -> None:
-    assert said(folder) == ""
     with duckdb.connect(str(folder / "catalog.duckdb")) as con:
         con.execute(statement)
     assert DAMAGE[statement] in said(folder)
 
 
 def swapped(folder: Path, work: Path) -> Iterator[tuple[int, int]]:
-    """Yield pairs of blocks in use, while they are in each other's place in a copy of the database."""
+    """Yield pairs of blocks in use, each block once, while they are in each other's place in a copy of the database."""
     sound = (folder / "catalog.duckdb").read_bytes()
     numbers = [
         n for n in range((len(sound) - HEADERS) // BLOCK) if n not in blocks.check(folder / "catalog.duckdb").free
     ]
-    for one, other in itertools.pairwise(numbers):
+    for one, other in zip(numbers[::2], numbers[1::2], strict=False):
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(folder, work)
         content = bytearray(sound)
@@ -148,7 +150,9 @@ def read(folder: Path) -> object:
 def test_a_sound_database_contradicts_itself_in_nothing_whatever_was_done(folder: Path, name: str) -> None:
     with TensorStorage(folder) as db:
         SCENARIOS[name](db)
-    assert said(folder) == ""
+    with TensorStorage(folder, read_only=True) as db:
+        report = db.verify()
+        assert report.ok, report.damaged_catalog
 
 
 def test_a_transaction_that_is_open_is_no_contradiction(folder: Path) -> None:
@@ -164,10 +168,10 @@ def test_a_transaction_that_is_open_is_no_contradiction(folder: Path) -> None:
 def test_nothing_is_found_while_others_write_and_compact(folder: Path) -> None:
     def write() -> None:
         with TensorStorage(folder) as db:
-            for number in range(12):
+            for number in range(6):
                 db.insert("d", made(300 + number, 4000), {"text": f"w{number}"}, record_id=f"w{number}")
                 db.delete_tensor("d", f"w{number}")
-                if number % 4 == 3:
+                if number % 2:
                     db.maintenance.compact(min_dead=0)
 
     writer = threading.Thread(target=write)

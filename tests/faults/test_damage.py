@@ -53,29 +53,52 @@ def places(folder: Path) -> list[tuple[str, int, int]]:
         return [(f"{segment:016x}.seg", offset, length) for segment, offset, length in rows.fetchall()]
 
 
+def records_at(folder: Path, sample: Sample) -> dict[int, set[str]]:
+    """Return the ids of the records whose payloads begin at each place of a segment."""
+    with duckdb.connect(str(folder / "catalog.duckdb"), read_only=True) as con:
+        rows = con.execute(
+            "SELECT o.position FROM tensordb.records_1 r LEFT JOIN tensordb.objects o USING (object_id) ORDER BY r.seq"
+        ).fetchall()
+    found: dict[int, set[str]] = {}
+    for key, (position,) in zip(sample.tensors, rows, strict=True):
+        if position is not None:
+            found.setdefault(position, set()).add(key)
+    return found
+
+
 def test_a_flipped_bit_anywhere_in_a_segment_never_gives_a_wrong_tensor(sample: Sample, tmp_path: Path) -> None:
     folder, rng = sample.copy(tmp_path / "db"), random.Random(3)
+    payloads, records = places(folder), records_at(folder, sample)
     harmed = 0
-    for name, offset, length in places(folder):
-        file = folder / "segments" / name
-        position, bit = offset + rng.randrange(16, length), rng.randrange(8)
-        flip(file, position, bit)
+    for number in range(4):
+        chosen = payloads[number % 2 :: 2]
+        flips = [
+            (folder / "segments" / name, offset + rng.randrange(16, length), rng.randrange(8))
+            for name, offset, length in chosen
+        ]
+        for file, position, bit in flips:
+            flip(file, position, bit)
         bad = broken(folder, sample)
-        assert len(bad) <= 40, "more than the records of one object were hit"
-        harmed += bool(bad)
-        flip(file, position, bit)
-    assert harmed > 6
+        hit = [records[offset] for _, offset, _ in chosen]
+        assert bad <= set[str]().union(*hit), "records of other objects were hit"
+        harmed += sum(bool(bad & each) for each in hit)
+        for file, position, bit in flips:
+            flip(file, position, bit)
+    assert harmed > 12
     assert broken(folder, sample) == set()
 
 
-@pytest.mark.parametrize("position", range(16))
+@pytest.mark.parametrize("first", [0, 8])
 def test_a_flipped_bit_at_the_very_start_of_a_payload_is_an_integrity_error(
-    sample: Sample, tmp_path: Path, position: int
+    sample: Sample, tmp_path: Path, first: int
 ) -> None:
     folder = sample.copy(tmp_path / "db")
-    name, offset, _ = places(folder)[0]
-    flip(folder / "segments" / name, offset + position, position % 8)
-    assert len(broken(folder, sample)) == 1
+    payloads, records, hit = places(folder), records_at(folder, sample), set[str]()
+    for position, (name, offset, _) in zip(range(first, first + 8), payloads, strict=False):  # each in another one
+        flip(folder / "segments" / name, offset + position, position % 8)
+        hit |= records[offset]
+    assert len(payloads) > 8
+    assert broken(folder, sample) == hit
 
 
 def test_damage_to_the_header_of_a_segment_file_never_gives_a_wrong_tensor(sample: Sample, tmp_path: Path) -> None:

@@ -37,10 +37,30 @@ def place_of(folder: Path, key: str) -> tuple[Path, int]:
     return folder / "segments" / f"{found['segment']:016x}.seg", found["position"] + found["stored_nbytes"] // 2
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that is never changed."""
+    folder = tmp_path_factory.mktemp("built") / "db"
+    build(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    build(tmp_path / "db")
-    return tmp_path / "db"
+def folder(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "db"))
+
+
+@pytest.fixture(scope="module")
+def two(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], Path]:
+    """A database of two segments, what it holds, and a segment of another; they are never changed."""
+    folder = Path(shutil.copytree(built, tmp_path_factory.mktemp("two") / "db"))
+    with TensorStorage(folder) as holder, TensorStorage(folder) as db:  # each appends to a segment of its own
+        holder.insert("d", made(60, 9_000), record_id="held")
+        db.insert("d", made(61, 9_000), record_id="beside")
+        before = contents(db)
+    foreign = tmp_path_factory.mktemp("foreign") / "db"
+    build(foreign)
+    return folder, before, next((foreign / "segments").iterdir())
 
 
 def test_repair_removes_the_damaged_record_names_it_and_keeps_every_other_thing(folder: Path) -> None:
@@ -116,15 +136,11 @@ def replace_by_foreign(first: Path, second: Path, foreign: Path) -> None:
 
 @pytest.mark.parametrize("mishap", [cut, empty, swap, double, replace_by_foreign])
 def test_whatever_happens_to_a_segment_file_verify_finds_it_and_repair_saves_the_rest(
-    folder: Path, tmp_path: Path, mishap: Callable[[Path, Path, Path], None]
+    two: tuple[Path, dict[str, object], Path], tmp_path: Path, mishap: Callable[[Path, Path, Path], None]
 ) -> None:
-    with TensorStorage(folder) as holder, TensorStorage(folder) as db:  # each appends to a segment of its own
-        holder.insert("d", made(60, 9_000), record_id="held")
-        db.insert("d", made(61, 9_000), record_id="beside")
-        before = contents(db)
-    build(tmp_path / "foreign")
+    folder, before = Path(shutil.copytree(two[0], tmp_path / "db")), two[1]
     segments = sorted((folder / "segments").iterdir(), key=lambda each: -each.stat().st_size)
-    mishap(segments[0], segments[1], next((tmp_path / "foreign" / "segments").iterdir()))
+    mishap(segments[0], segments[1], two[2])
     with TensorStorage(folder) as db:
         assert not db.verify().ok
         report = db.maintenance.repair(drop_checkpoints=True)

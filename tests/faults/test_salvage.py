@@ -27,12 +27,21 @@ from .test_repair import flip
 
 BLOCK = 1 << 18
 FIRST_BLOCK = 12_288
+ROWS = 8_000
+"""Of which several pieces are tried one by one."""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that is never changed."""
+    folder = tmp_path_factory.mktemp("built") / "db"
+    build(folder)
+    return folder
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    build(tmp_path / "db")
-    return tmp_path / "db"
+def folder(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "db"))
 
 
 def test_salvage_keeps_everything_when_only_the_write_ahead_log_is_damaged(folder: Path, tmp_path: Path) -> None:
@@ -56,15 +65,23 @@ def test_salvage_keeps_everything_when_only_the_write_ahead_log_is_damaged(folde
         assert contents(db) == before
 
 
-@pytest.mark.parametrize("block", [1, 7, 20])
-def test_salvage_keeps_all_but_the_rows_of_a_damaged_block_of_the_catalog(tmp_path: Path, block: int) -> None:
-    folder, new = tmp_path / "db", tmp_path / "new"
-    build(folder)
+@pytest.fixture(scope="module")
+def filled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """A database whose records take several blocks and have an index; and what they are."""
+    folder = Path(shutil.copytree(built, tmp_path_factory.mktemp("filled") / "db"))
     with TensorStorage(folder) as db:
-        metadata = [{"text": f"{i % 97}", "i": i} for i in range(20_000)]
-        db.insert_many("d", torch.arange(80_000.0).reshape(-1, 4), metadata)
+        metadata = [{"text": f"{i % 97}", "i": i} for i in range(ROWS)]
+        db.insert_many("d", torch.arange(4.0 * ROWS).reshape(-1, 4), metadata)
         db.create_index("d", "text")
-        expected = {record.id: (digest(record.tensor), record.metadata) for record in db.scan("d")}
+        return folder, {record.id: (digest(record.tensor), record.metadata) for record in db.scan("d")}
+
+
+@pytest.mark.parametrize("block", [1, 7, 20])
+def test_salvage_keeps_all_but_the_rows_of_a_damaged_block_of_the_catalog(
+    filled: tuple[Path, dict[str, object]], tmp_path: Path, block: int
+) -> None:
+    folder, new, expected = tmp_path / "db", tmp_path / "new", filled[1]
+    shutil.copytree(filled[0], folder)
     size = (folder / "catalog.duckdb").stat().st_size
     flip(folder / "catalog.duckdb", FIRST_BLOCK + block % (size // BLOCK) * BLOCK + 1_000)
     report = salvage(folder, new)
@@ -276,6 +293,18 @@ kill -SEGV $$"""
     assert flag.exists()
     with TensorStorage(tmp_path / "new") as db:
         assert contents(db) == whole
+
+
+def test_the_process_that_reads_the_catalog_loads_neither_torch_nor_the_rest_of_the_package(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = tmp_path / "imported"
+    line = f'exec {sys.executable} -X importtime "$@" 2> {imported}'
+    monkeypatch.setattr(sys, "executable", program(tmp_path / "python", line))
+    assert salvage(folder, tmp_path / "new").ok
+    names = {each.rpartition("|")[2].strip() for each in imported.read_text().splitlines()}
+    assert "tensordb.catalog.rebuilding" in names
+    assert not names & {"torch", "tensordb", "tensordb.storage"}
 
 
 @pytest.mark.parametrize("lines", ["kill -KILL $$", "exit 3", """echo '{"error": "StoreError", "message": "m"}'"""])

@@ -74,7 +74,7 @@ def test_a_reader_lets_go_of_the_files_that_others_remove(tmp_path: Path) -> Non
     folder = tmp_path / "db"
     with TensorStorage(folder) as writer, TensorStorage(folder, read_only=True) as reader:
         writer.create_dataset("d")
-        for number in range(12):
+        for number in range(6):
             key = writer.insert("d", made(number, 20_000))
             assert reader.query("d")[0].tensor.equal(made(number, 20_000))
             writer.delete_tensor("d", key)

@@ -9,10 +9,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import tensordb
+
 DATABASE = bytes(range(16))
-PREAMBLE = """
-import os, resource, sys
+PREAMBLE = f"""
+import os, resource, sys, types
 from pathlib import Path
+package = sys.modules["tensordb"] = types.ModuleType("tensordb")
+package.__path__ = {list(tensordb.__path__)!r}  # no more of it than segments need: all of it loads torch
 from tensordb.errors import *
 from tensordb.payloads import *
 store = SegmentStore(Path(sys.argv[1]), read_only=False, database_id=bytes(range(16)))
