@@ -10,4 +10,4 @@ package = types.ModuleType("tensordb")
 package.__path__ = [{str(Path(tensordb.__file__).parent)!r}]
 sys.modules["tensordb"] = package
 """
-"""The beginning of a program: `tensordb.catalog.lease` is imported after it as usual, but nothing that imports torch."""
+"""The beginning of a program: after it `tensordb.catalog.lease` is imported as usual, but nothing that needs torch."""
