@@ -12,6 +12,8 @@ import pytest
 
 from tensordb.catalog.lease import CatalogLease
 
+from .alone import LEASE_ALONE
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 PREAMBLE = """
@@ -48,7 +50,7 @@ add(lease, 1)
 
 def run(code: str, folder: Path, *, killed: bool = False) -> str:
     """Run a program to its end; it must succeed (or kill itself) and say nothing on stderr."""
-    command = [sys.executable, "-c", PREAMBLE + textwrap.dedent(code), str(folder)]
+    command = [sys.executable, "-c", LEASE_ALONE + PREAMBLE + textwrap.dedent(code), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (-9 if killed else 0, "")
     return done.stdout

@@ -21,6 +21,8 @@ from tensordb.catalog.lease import CatalogLease
 from tensordb.catalog.lease_session import IDLE_CLOSE
 from tensordb.errors import DatabaseBusyError
 
+from .alone import LEASE_ALONE
+
 PREAMBLE = """
 import json, os, sys, time
 from pathlib import Path
@@ -54,7 +56,7 @@ print(json.dumps([work, number, done]))
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    program = PREAMBLE + textwrap.dedent(code)
+    program = LEASE_ALONE + PREAMBLE + textwrap.dedent(code)
     command = [sys.executable, "-c", program, *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
@@ -263,6 +265,6 @@ def test_a_platform_without_file_locks_reads_and_is_refused_writing(lease: Catal
         print("flock" in str(error))
     """
     lease.close()
-    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    command = [sys.executable, "-c", LEASE_ALONE + textwrap.dedent(code), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("0\nTrue\n", "")

@@ -117,7 +117,7 @@ def test_every_codec_filter_and_quantizer_is_among_those_tried() -> None:
     assert names == set(QUANTIZER_NAMES) - {"none"}, "every.py lacks parameters for a quantizer"
 
 
-@settings(ALWAYS_THE_SAME, max_examples=800)
+@settings(ALWAYS_THE_SAME, max_examples=500)
 @given(tensors(), st.sampled_from(COMPRESSIONS), st.booleans(), st.data())
 def test_lossless_gives_every_bit_back_in_every_way(
     tensor: torch.Tensor, config: CompressionConfig, page: bool, data: st.DataObject
@@ -133,7 +133,7 @@ def test_lossless_gives_every_bit_back_in_every_way(
     assert payload_and_ids(tensor, other, page and tensor.dim() > 0)[1] == content
 
 
-@settings(ALWAYS_THE_SAME, max_examples=800)
+@settings(ALWAYS_THE_SAME, max_examples=500)
 @given(tensors(FLOATS, least=1), st.sampled_from(QUANTIZATIONS), st.booleans(), st.data())
 def test_lossy_keeps_to_the_error_it_states(
     tensor: torch.Tensor, config: CompressionConfig, page: bool, data: st.DataObject

@@ -94,7 +94,10 @@ print(time.process_time() - start, "tensordb.encoding.codecs.lzma" in sys.module
 
 def test_importing_costs_little_beyond_torch() -> None:
     command = [sys.executable, "-c", _IMPORT_ALONE, str(Path(tensordb.__file__).parent)]
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(5)]
-    assert min(float(run.stdout.split()[0]) for run in runs) < 0.2
-    assert runs[0].stdout.split()[1] == "False"
-    assert not runs[0].stderr
+    for _ in range(5):  # a machine that is busy may take longer, but not each time
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds, loaded = run.stdout.split()
+        assert (loaded, run.stderr) == ("False", "")
+        if float(seconds) < 0.2:
+            return
+    pytest.fail(f"importing took {seconds} s")

@@ -1,5 +1,7 @@
-"""Databases that feed."""
+"""Databases that feed: filled once, copied for each test that writes, and shared by those that only read."""
 
+import functools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from tensordb import TensorStorage
 COUNT = 600
 
 
+@functools.cache
 def rows(count: int = COUNT) -> torch.Tensor:
     """Return records of 1.2 KB whose first element is their number."""
     made = torch.randn(count, 300, generator=torch.Generator().manual_seed(0))
@@ -39,8 +42,24 @@ def fill(db: TensorStorage) -> TensorStorage:
     return db
 
 
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a database with `COUNT` records in a dataset `d`, which nobody changes."""
+    folder = tmp_path_factory.mktemp("filled") / "data.tdb"
+    with TensorStorage(folder) as opened:
+        fill(opened)
+    return folder
+
+
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[TensorStorage]:
-    """A database with `COUNT` records in a dataset `d`."""
-    with TensorStorage(tmp_path / "data.tdb") as opened:
-        yield fill(opened)
+def db(filled: Path, tmp_path: Path) -> Iterator[TensorStorage]:
+    """A copy of it to write to, at ``data.tdb`` in the folder of the test."""
+    with TensorStorage(shutil.copytree(filled, tmp_path / "data.tdb")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorStorage]:
+    """A copy of it that only reads are made of."""
+    with TensorStorage(shutil.copytree(filled, tmp_path_factory.mktemp("shared") / "data.tdb")) as opened:
+        yield opened

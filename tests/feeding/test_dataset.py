@@ -18,8 +18,8 @@ from tensordb.tensors import byte_view, snapshot
 from .conftest import COUNT, fill, rows
 
 
-def test_items_are_the_tensors_in_insertion_order(db: TensorStorage) -> None:
-    data = db.dataset("d")
+def test_items_are_the_tensors_in_insertion_order(shared: TensorStorage) -> None:
+    data = shared.dataset("d")
     assert isinstance(data, TensorDataset)
     assert len(data) == COUNT
     made = rows()
@@ -33,31 +33,31 @@ def test_items_are_the_tensors_in_insertion_order(db: TensorStorage) -> None:
         data["1"]  # type: ignore[index]
 
 
-def test_many_items_come_in_the_order_asked_for_and_repeat(db: TensorStorage) -> None:
+def test_many_items_come_in_the_order_asked_for_and_repeat(shared: TensorStorage) -> None:
     wanted = [599, 0, 3, 3, -1, 84, 85, 400, 2]
-    found = db.dataset("d").__getitems__(wanted)
+    found = shared.dataset("d").__getitems__(wanted)
     assert all(tensor.equal(rows()[n]) for tensor, n in zip(found, wanted, strict=True))
-    assert db.dataset("d").__getitems__([]) == []
+    assert shared.dataset("d").__getitems__([]) == []
 
 
-def test_columns_come_beside_the_tensor_in_the_order_asked_for(db: TensorStorage) -> None:
+def test_columns_come_beside_the_tensor_in_the_order_asked_for(shared: TensorStorage) -> None:
     names = ("label", "tensor", "text", "deep.er", "metadata.n", "record_id", "created_at", "some", "deep")
-    data = db.dataset("d", columns=names)
+    data = shared.dataset("d", columns=names)
     label, tensor, text, deeper, n, record_id, created, some, deep = data[597]
     assert (label, text, deeper, n, record_id, some) == (597 % 7, "t597", 298.5, 597, "mine-597", None)
     assert tensor.equal(rows()[597])
     assert deep == {"er": 298.5}
     assert isinstance(created, dt.datetime)
     assert created.tzinfo == dt.UTC
-    assert db.get_tensor_by_id("d", data[3][5]).metadata["n"] == 3
-    assert db.dataset("d", columns="label")[5] == 5
-    assert db.dataset("d", columns=["n"])[5] == (5,)
+    assert shared.get_tensor_by_id("d", data[3][5]).metadata["n"] == 3
+    assert shared.dataset("d", columns="label")[5] == 5
+    assert shared.dataset("d", columns=["n"])[5] == (5,)
 
 
-def test_a_condition_and_an_order_choose_the_records(db: TensorStorage) -> None:
-    data = db.dataset("d", "metadata.label = ?", params=[3], columns="n", order_by="metadata.n DESC")
+def test_a_condition_and_an_order_choose_the_records(shared: TensorStorage) -> None:
+    data = shared.dataset("d", "metadata.label = ?", params=[3], columns="n", order_by="metadata.n DESC")
     assert [data[i] for i in range(len(data))] == [n for n in range(COUNT - 1, -1, -1) if n % 7 == 3]
-    empty = db.dataset("d", "metadata.n < 0")
+    empty = shared.dataset("d", "metadata.n < 0")
     assert len(empty) == 0
     with pytest.raises(IndexError):
         empty[0]
@@ -65,28 +65,28 @@ def test_a_condition_and_an_order_choose_the_records(db: TensorStorage) -> None:
     assert "0 records" in repr(empty)
 
 
-def test_transform_gets_the_item(db: TensorStorage) -> None:
-    data = db.dataset("d", columns=("tensor", "n"), transform=lambda item: (item[0][0] * 2, -item[1]))
+def test_transform_gets_the_item(shared: TensorStorage) -> None:
+    data = shared.dataset("d", columns=("tensor", "n"), transform=lambda item: (item[0][0] * 2, -item[1]))
     assert data[7] == (14.0, -7)
     tensor, numbers = next(iter(data.stream(batch_size=4)))
     assert tensor.tolist() == [0, 2, 4, 6]
     assert numbers.tolist() == [0, -1, -2, -3]
 
 
-def test_what_cannot_be_is_refused_with_a_remedy(db: TensorStorage) -> None:
+def test_what_cannot_be_is_refused_with_a_remedy(shared: TensorStorage) -> None:
     with pytest.raises(InvalidInputError, match=r"no column 'lable'.*'label'"):
-        db.dataset("d", columns=("tensor", "lable"))
+        shared.dataset("d", columns=("tensor", "lable"))
     with pytest.raises(DatasetNotFoundError):
-        db.dataset("nope")
+        shared.dataset("nope")
     with pytest.raises(InvalidQueryError, match="nope"):
-        db.dataset("d", "metadata.nope = 1")
+        shared.dataset("d", "metadata.nope = 1")
     for bad in ([], 3, ("tensor", 1), None):
         with pytest.raises(InvalidInputError, match="columns is"):
-            db.dataset("d", columns=bad)  # type: ignore[arg-type]
+            shared.dataset("d", columns=bad)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="transform is 3"):
-        db.dataset("d", transform=3)  # type: ignore[arg-type]
+        shared.dataset("d", transform=3)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="where is"):
-        db.dataset("d", lambda tensor, fields: True)  # type: ignore[arg-type]
+        shared.dataset("d", lambda tensor, fields: True)  # type: ignore[arg-type]
 
 
 def test_records_of_every_dtype_and_shape_are_items(tmp_path: Path) -> None:
@@ -148,17 +148,15 @@ def test_segments_are_given_back_once_the_dataset_and_its_streams_are_gone(db: T
     assert db.maintenance.gc().segments_removed == 1
 
 
-def test_it_goes_on_when_the_storage_is_closed(tmp_path: Path) -> None:
-    with TensorStorage(tmp_path / "data.tdb") as db:
-        data = fill(db).dataset("d")
+def test_it_goes_on_when_the_storage_is_closed(db: TensorStorage) -> None:
+    data = db.dataset("d")
+    db.close()
     assert data[0].equal(rows()[0])
     assert sum(len(batch) for batch in data.stream(batch_size=64, shuffle=True)) == COUNT
 
 
-def test_a_read_only_storage_feeds(tmp_path: Path) -> None:
-    with TensorStorage(tmp_path / "data.tdb") as db:
-        fill(db)
-    with TensorStorage(tmp_path / "data.tdb", read_only=True) as db:
+def test_a_read_only_storage_feeds(filled: Path) -> None:
+    with TensorStorage(filled, read_only=True) as db:
         assert db.dataset("d")[5].equal(rows()[5])
 
 
@@ -174,33 +172,32 @@ def test_a_database_in_memory_feeds_and_says_why_it_cannot_be_spawned() -> None:
             pickle.dumps(data)
 
 
-def test_a_loader_batches_it_with_its_own_collate_function(db: TensorStorage) -> None:
-    loader: Any = DataLoader(db.dataset("d", columns=("tensor", "label", "text")), batch_size=100)
+def test_a_loader_batches_it_with_its_own_collate_function(shared: TensorStorage) -> None:
+    loader: Any = DataLoader(shared.dataset("d", columns=("tensor", "label", "text")), batch_size=100)
     for number, (tensor, label, text) in enumerate(loader):
         assert tensor.equal(rows()[number * 100 : number * 100 + 100])
         assert label.tolist() == [n % 7 for n in range(number * 100, number * 100 + 100)]
         assert text[0] == f"t{number * 100}"
 
 
-def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path: Path) -> None:
-    with TensorStorage(tmp_path / "data.tdb") as db:
-        data = fill(db).dataset("d")
-        ids = db.dataset("d", columns="record_id")
-        (segment,) = (tmp_path / "data.tdb" / "segments").iterdir()
-        content = bytearray(segment.read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        segment.write_bytes(content)
-        bad = [n for n in range(COUNT) if _is_damaged(data, n)]
-        assert 0 < len(bad) < 30
-        with pytest.raises(IntegrityError, match=f"record '{ids[bad[0]]}' of dataset 'd'"):
-            data.__getitems__(range(COUNT))
-        shuffles = [{"batch_size": 32, "shuffle": shuffle, "seed": 1} for shuffle in (True, "batches")]
-        for options in ({"batch_size": 32}, *shuffles, {}):
-            with pytest.raises(IntegrityError, match="of dataset 'd'") as caught:
-                list(data.stream(**options))  # type: ignore[arg-type]
-            assert any(f"'{ids[n]}'" in str(caught.value) for n in bad)
-        with pytest.raises(IntegrityError, match="of dataset 'd'"):
-            list(DataLoader(data, batch_size=64, num_workers=1))
+def test_a_damaged_record_is_named_and_the_others_are_read(db: TensorStorage, tmp_path: Path) -> None:
+    data = db.dataset("d")
+    ids = db.dataset("d", columns="record_id")
+    (segment,) = (tmp_path / "data.tdb" / "segments").iterdir()
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    segment.write_bytes(content)
+    bad = [n for n in range(COUNT) if _is_damaged(data, n)]
+    assert 0 < len(bad) < 30
+    with pytest.raises(IntegrityError, match=f"record '{ids[bad[0]]}' of dataset 'd'"):
+        data.__getitems__(range(COUNT))
+    shuffles = [{"batch_size": 32, "shuffle": shuffle, "seed": 1} for shuffle in (True, "batches")]
+    for options in ({"batch_size": 32}, *shuffles, {}):
+        with pytest.raises(IntegrityError, match="of dataset 'd'") as caught:
+            list(data.stream(**options))  # type: ignore[arg-type]
+        assert any(f"'{ids[n]}'" in str(caught.value) for n in bad)
+    with pytest.raises(IntegrityError, match="of dataset 'd'"):
+        list(DataLoader(data, batch_size=64, num_workers=1))
 
 
 def _is_damaged(data: Any, n: int) -> bool:

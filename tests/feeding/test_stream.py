@@ -1,7 +1,7 @@
 """Streams: every record once, whoever shares them, in an order that seed and epoch decide, from any place on."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,13 @@ def numbers(stream: Any) -> list[int]:
 
 
 @pytest.fixture
-def data(db: TensorStorage) -> TensorDataset:
-    return db.dataset("d", columns="n")
+def data(shared: TensorStorage) -> TensorDataset:
+    return shared.dataset("d", columns="n")
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 7, 64, COUNT, 5000])
-def test_every_record_comes_once_with_its_columns(db: TensorStorage, batch_size: int | None, loops: str) -> None:
-    data, made = db.dataset("d", columns=("tensor", "n", "text")), rows()
+def test_every_record_comes_once_with_its_columns(shared: TensorStorage, batch_size: int | None, loops: str) -> None:
+    data, made = shared.dataset("d", columns=("tensor", "n", "text")), rows()
     shuffles: list[Any] = [False, True] if batch_size is None else [False, True, "batches"]
     for shuffle, buffer in itertools.product(shuffles, (1, 50_000, 1 << 30)):
         seen = []
@@ -43,8 +43,8 @@ def test_every_record_comes_once_with_its_columns(db: TensorStorage, batch_size:
         assert (seen == list(range(COUNT))) is (not shuffle)
 
 
-def test_batches_are_the_callers_own(db: TensorStorage, loops: str) -> None:
-    stream = db.dataset("d").stream(batch_size=32, shuffle=True, seed=0, buffer=100_000)
+def test_batches_are_the_callers_own(shared: TensorStorage, loops: str) -> None:
+    stream = shared.dataset("d").stream(batch_size=32, shuffle=True, seed=0, buffer=100_000)
     expected = [batch.clone() for batch in stream]
     kept = []
     for batch in stream:
@@ -107,8 +107,8 @@ def test_only_the_last_batches_of_a_rank_are_made_of_the_rests_that_cuts_leave()
         assert len(torn) <= 2
 
 
-def test_shuffled_batches_follow_how_records_are_stored(db: TensorStorage) -> None:
-    data = db.dataset("d", "metadata.n < 595", columns="n", order_by="metadata.label")
+def test_shuffled_batches_follow_how_records_are_stored(shared: TensorStorage) -> None:
+    data = shared.dataset("d", "metadata.n < 595", columns="n", order_by="metadata.label")
     batches = list(data.stream(shuffle="batches", seed=3, batch_size=85))
     # Pages of 85: a batch has records of two of them at most, or three where the ring is closed.
     assert all(len(set((batch // 85).tolist())) <= 3 for batch in batches)
@@ -318,7 +318,13 @@ def test_large_records_come_as_objects_of_their_own(tmp_path: Any) -> None:
         assert all(item.untyped_storage().nbytes() <= 256 << 10 for item in db.dataset("d").stream())
 
 
-def test_pages_stored_in_any_way_come_in_shuffled_batches(tmp_path: Any, loops: str) -> None:
+PRESETS = ["none", "fast", "lossless", "archive", "int8_only", "balanced"]
+COLUMNS = ("tensor", "n")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TensorStorage, dict[str, torch.Tensor]]]:
+    """A database with pages of every kind of values under every preset, and what their records are one by one."""
     images = torch.randint(0, 256, (90, 3, 20, 20), dtype=torch.uint8).float().cumsum(-1).to(torch.uint8)
     stacks = {
         "float32": torch.randn(90, 300),
@@ -329,22 +335,30 @@ def test_pages_stored_in_any_way_come_in_shuffled_batches(tmp_path: Any, loops: 
         "sparse": torch.randn(90, 300) * (torch.rand(90, 300) < 0.1),
         "counts": torch.randint(0, 9, (90, 300)),
     }
-    with TensorStorage(tmp_path / "data.tdb") as db:
-        for preset in ("none", "fast", "lossless", "archive", "int8_only", "balanced"):
+    expected = {}
+    with TensorStorage(tmp_path_factory.mktemp("pages") / "data.tdb") as db:
+        for preset, (name, stack) in itertools.product(PRESETS, stacks.items()):
             db.set_compression_preset(preset)
-            for name, stack in stacks.items():
-                where = f"{preset}-{name}"
-                db.create_dataset(where)
-                db.insert_many(where, stack, [{"n": n} for n in range(90)])
-                data = db.dataset(where, columns=("tensor", "n"))
-                expected = torch.stack([data[n][0] for n in range(90)])
-                for shuffle in (True, "batches"):
-                    for batch, n in data.stream(batch_size=40, shuffle=shuffle, seed=0):  # type: ignore[arg-type]
-                        assert torch.equal(batch, expected[n])
+            where = f"{preset}-{name}"
+            db.create_dataset(where)
+            db.insert_many(where, stack, [{"n": n} for n in range(90)])
+            data = db.dataset(where, columns=COLUMNS)
+            expected[where] = torch.stack([data[n][0] for n in range(90)])
+        yield db, expected
 
 
-def test_a_part_of_the_records_reads_a_part_of_the_pages(db: TensorStorage, loops: str) -> None:
-    data = db.dataset("d", "metadata.label = 2", columns=("tensor", "n"), order_by="random()")
+def test_pages_stored_in_any_way_come_in_shuffled_batches(
+    pages: tuple[TensorStorage, dict[str, torch.Tensor]], loops: str
+) -> None:
+    db, expected = pages
+    for (where, tensors), shuffle in itertools.product(expected.items(), (True, "batches")):
+        data = db.dataset(where, columns=COLUMNS)
+        for batch, n in data.stream(batch_size=40, shuffle=shuffle, seed=0):  # type: ignore[arg-type]
+            assert torch.equal(batch, tensors[n])
+
+
+def test_a_part_of_the_records_reads_a_part_of_the_pages(shared: TensorStorage, loops: str) -> None:
+    data = shared.dataset("d", "metadata.label = 2", columns=("tensor", "n"), order_by="random()")
     for shuffle in (False, True, "batches"):
         seen = []
         for batch, n in data.stream(batch_size=9, shuffle=shuffle, seed=0):

@@ -1,5 +1,6 @@
 """Workers of a DataLoader, forked and spawned: each record once, the right tensors, and states that resume."""
 
+import itertools
 import pickle
 import subprocess
 import sys
@@ -21,7 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # which torchdata calls
 ]
-METHODS = ["fork", "spawn"]
 COLUMNS = ("tensor", "n", "text")
 
 
@@ -35,8 +35,7 @@ def seen(batches: Any) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shuffle", [True, "batches"])
+@pytest.mark.parametrize(("method", "shuffle"), [("fork", True), ("fork", "batches"), ("spawn", True)])
 def test_workers_share_a_stream_epoch_after_epoch(db: TensorStorage, method: str, shuffle: Any) -> None:
     data = db.dataset("d", columns=COLUMNS)
     stream = data.stream(shuffle=shuffle, seed=1, batch_size=16, buffer=100_000)
@@ -53,28 +52,27 @@ def test_workers_share_a_stream_epoch_after_epoch(db: TensorStorage, method: str
     del loader
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_workers_keep_the_order_of_the_dataset(db: TensorStorage, method: str) -> None:
-    stream = db.dataset("d", columns=COLUMNS).stream(batch_size=16)
-    loader: Any = DataLoader(stream, batch_size=None, num_workers=2, multiprocessing_context=method)
+def test_workers_keep_the_order_of_the_dataset(shared: TensorStorage) -> None:
+    stream = shared.dataset("d", columns=COLUMNS).stream(batch_size=16)
+    loader: Any = DataLoader(stream, batch_size=None, num_workers=2, multiprocessing_context="fork")
     assert seen(loader) == list(range(COUNT))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_workers_read_items_by_position(db: TensorStorage, method: str) -> None:
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_read_items_by_position(shared: TensorStorage, method: str, workers: int) -> None:
     loader: Any = DataLoader(
-        db.dataset("d", columns=COLUMNS),
+        shared.dataset("d", columns=COLUMNS),
         batch_size=50,
         shuffle=True,
-        num_workers=2,
+        num_workers=workers,
         multiprocessing_context=method,
         collate_fn=collate,
     )
     assert sorted(seen(loader)) == list(range(COUNT))
 
 
-def test_a_stream_without_a_seed_is_drawn_anew_each_time_and_the_same_in_all_workers(db: TensorStorage) -> None:
-    stream = db.dataset("d", columns=COLUMNS).stream(shuffle=True, batch_size=16)
+def test_a_stream_without_a_seed_is_drawn_anew_each_time_and_the_same_in_all_workers(shared: TensorStorage) -> None:
+    stream = shared.dataset("d", columns=COLUMNS).stream(shuffle=True, batch_size=16)
     for persistent in (False, True):
         loader: Any = DataLoader(stream, batch_size=None, num_workers=2, persistent_workers=persistent)
         first, second = seen(loader), seen(loader)
@@ -92,8 +90,8 @@ def test_a_database_in_memory_feeds_forked_workers() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for CUDA, which is not here")
-def test_batches_can_be_pinned(db: TensorStorage) -> None:
-    stream = db.dataset("d").stream(batch_size=50)
+def test_batches_can_be_pinned(shared: TensorStorage) -> None:
+    stream = shared.dataset("d").stream(batch_size=50)
     loader: Any = DataLoader(stream, batch_size=None, num_workers=1, pin_memory=True)
     assert all(batch.is_pinned() for batch in loader)
 
@@ -111,14 +109,22 @@ def test_damage_found_in_a_worker_is_named_in_the_parent(tmp_path: Path) -> None
             list(DataLoader(stream, batch_size=None, num_workers=2))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("seed", [None, 4])
-@pytest.mark.parametrize(("shuffle", "batch_size"), [(True, None), (True, 16), ("batches", 16)])
+@pytest.mark.parametrize(
+    ("workers", "seed", "shuffle", "batch_size"),
+    [
+        *((0, *each) for each in itertools.product((None, 4), (True, "batches"), (16,))),
+        (0, 4, True, None),
+        (2, None, True, None),
+        (2, 4, True, 16),
+        (2, None, "batches", 16),
+    ],
+)
 def test_a_stateful_loader_resumes_exactly(
-    db: TensorStorage, workers: int, seed: int | None, shuffle: Any, batch_size: int | None
+    shared: TensorStorage, workers: int, seed: int | None, shuffle: Any, batch_size: int | None
 ) -> None:
     def made() -> Any:
-        stream = db.dataset("d", columns="n").stream(shuffle=shuffle, seed=seed, batch_size=batch_size, buffer=90_000)
+        data = shared.dataset("d", columns="n")
+        stream = data.stream(shuffle=shuffle, seed=seed, batch_size=batch_size, buffer=90_000)
         return StatefulDataLoader(stream, batch_size=None if batch_size else 16, num_workers=workers)
 
     loader = made()
@@ -137,8 +143,8 @@ def test_a_stateful_loader_resumes_exactly(
     assert sorted(n for batch in ended for n in batch.tolist()) == list(range(COUNT))
 
 
-def test_a_worker_opens_fast_and_without_duckdb(db: TensorStorage, tmp_path: Path) -> None:
-    stream = db.dataset("d", columns=COLUMNS).stream(batch_size=16, shuffle=True, seed=0)
+def test_a_worker_opens_fast_and_without_duckdb(shared: TensorStorage, tmp_path: Path) -> None:
+    stream = shared.dataset("d", columns=COLUMNS).stream(batch_size=16, shuffle=True, seed=0)
     (tmp_path / "stream").write_bytes(pickle.dumps(stream))
     script = """
         import pickle, sys, time

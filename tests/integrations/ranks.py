@@ -1,5 +1,10 @@
-"""What one rank of a process group does for the tests: ``python ranks.py TASK RANK WORLD FOLDER``."""
+"""What the ranks of process groups do for the tests: ``python ranks.py FOLDER TASK-WORLD...``.
 
+One group comes after the other. Each rank is a process of its own, forked before anything is done, so that what they
+all need is imported once.
+"""
+
+import multiprocessing
 import os
 import signal
 import sys
@@ -152,15 +157,30 @@ def load(folder: Path) -> None:
     assert all(torch.equal(gathered[name], each) for name, each in expected.items())
 
 
-def main() -> None:
-    task, rank, world, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+def work(task: str, rank: int, world: int, folder: Path) -> None:
+    """Be one rank, which writes what it says to a log of its own."""
+    with folder.with_name(f"{task}-{world}-{rank}.log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rendezvous = f"file://{folder.parent}/{task}-{world}.rendezvous"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     globals()[task](folder)
     dist.destroy_process_group()
-    print("done")
+    print("done", flush=True)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    context = multiprocessing.get_context("fork")
+    for group in sys.argv[2:]:
+        task, _, world = group.partition("-")
+        ranks = [context.Process(target=work, args=(task, rank, int(world), folder)) for rank in range(int(world))]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()
 
 
 if __name__ == "__main__":

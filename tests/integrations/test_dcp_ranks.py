@@ -1,9 +1,10 @@
 """Sharded checkpoints, saved and loaded by real process groups: see ranks.py for what each rank does."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,27 +19,23 @@ DEADLINE = 240.0
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
-def run_ranks(task: str, world: int, folder: Path) -> None:
-    """Run a task on ranks, each a process; all have to say that they are done."""
+def run_ranks(folder: Path, **worlds: int) -> None:
+    """Run tasks one after the other, each on so many ranks, which are processes; all have to say that they are done."""
     program = Path(__file__).with_name("ranks.py")
     paths = [str(Path(tensordb.__file__).parents[1])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    logs = [folder.parent / f"{task}-{world}-{rank}.log" for rank in range(world)]
-    processes = []
-    for rank, log in enumerate(logs):
-        command = [sys.executable, str(program), task, str(rank), str(world), str(folder)]
-        with log.open("w") as output:
-            processes.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment))
-    deadline = time.monotonic() + DEADLINE
+    command = [sys.executable, str(program), str(folder), *(f"{task}-{world}" for task, world in worlds.items())]
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        for process in processes:
-            process.wait(max(1.0, deadline - time.monotonic()))
+        assert process.wait(DEADLINE) == 0
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    for log in logs:
-        assert "done" in log.read_text().splitlines(), log.read_text()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # ranks that wait for each other, too
+        process.wait()
+    for task, world in worlds.items():
+        for rank in range(world):
+            log = folder.with_name(f"{task}-{world}-{rank}.log").read_text()
+            assert "done" in log.splitlines(), log
 
 
 def stored_objects(db: TensorStorage) -> int:
@@ -47,8 +44,7 @@ def stored_objects(db: TensorStorage) -> int:
 
 def test_what_two_ranks_saved_is_whole_and_loads_bit_equal_on_one_and_on_three_or_is_not_there(tmp_path: Path) -> None:
     folder = tmp_path / "db"
-    run_ranks("save", 2, folder)
-    run_ranks("load", 3, folder)
+    run_ranks(folder, save=2, load=3)
     with TensorStorage(folder) as db:
         expected = db.checkpoints.load("expected")["state"]["tensors"]
         assert sorted(db.checkpoints.runs()) == ["async", "expected", "gathered", "run"]

@@ -46,15 +46,18 @@ def test_no_element_errs_by_more_than_half_a_step_of_its_row(dtype: torch.dtype,
 
 
 @given(
-    st.lists(st.floats(width=32, allow_subnormal=True), min_size=130, max_size=200),
+    st.lists(st.floats(width=32, allow_subnormal=True), min_size=1, max_size=40),
+    st.integers(130, 200),
     st.sampled_from(FLOATS),
     st.floats(1e-6, 1e6),
     st.booleans(),
 )
 def test_a_bound_holds_for_any_values_or_they_stay_lossless(
-    values: list[float], dtype: torch.dtype, bound: float, relative: bool
+    values: list[float], count: int, dtype: torch.dtype, bound: float, relative: bool
 ) -> None:
-    tensor = torch.tensor(values, dtype=torch.float64).to(dtype)
+    # Drawing each of so many values by itself would take most of the time; a few in many places are as hard.
+    picked = np.random.default_rng(count).integers(0, len(values), count)
+    tensor = torch.tensor(values, dtype=torch.float64)[picked].to(dtype)
     bound = min(bound, 1.0) if relative else bound
     config = CompressionConfig("auto", "uniform", quantization_kwargs={"max_error": bound, "relative": relative})
     restored = stored(tensor, config).decode()
