@@ -265,4 +265,5 @@ def test_a_large_tensor_that_hardly_shrinks_is_stored_once_however_it_is_inserte
     ids = [data.insert("data", tensor), data.insert("data", tensor), *data.insert_many("data", [tensor])]
     assert all(same(data.get_tensor_by_id("data", each).tensor, tensor) for each in ids)
     assert data.get_tensor_by_id("data", ids[0]).encoding.compression == "none"
-    assert data.verify() == VerifyReport(3, 1, ())
+    report = data.verify()
+    assert report == VerifyReport(3, 1, (), catalog_blocks=report.catalog_blocks)
