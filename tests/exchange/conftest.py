@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import pytest
+from storage.kept import Kept
 from storage.tensors import same
 
 from tensordb import TensorStorage
 from tensordb.exchange.exporting import Export
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """The databases that the tests of a module share."""
+    with closing(Kept(tmp_path_factory.mktemp("kept"))) as databases:
+        yield databases
+
+
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[TensorStorage]:
+def db(kept: Kept) -> Iterator[TensorStorage]:
     """An empty database."""
-    with TensorStorage(tmp_path / "data.tdb") as opened:
+    with kept.lent("disk") as opened:
         yield opened
 
 

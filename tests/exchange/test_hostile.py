@@ -62,7 +62,7 @@ def test_a_byte_changed_anywhere_is_refused_or_gives_whole_tensors(
     write_all_kinds(tmp_path)
     whole = bytearray((tmp_path / name).read_bytes())
     bad = tmp_path / f"bad-{name}"
-    for place in range(0, len(whole), max(1, len(whole) // 61)):
+    for place in range(0, len(whole), max(1, len(whole) // 41)):
         changed = bytearray(whole)
         changed[place] ^= 0xFF
         bad.write_bytes(changed)
@@ -122,12 +122,13 @@ def test_an_archive_whose_arrays_lie_about_their_size_or_kind_is_refused(
 def test_metadata_in_an_archive_that_unpacks_to_gigabytes_is_refused_unread(db: TensorStorage, tmp_path: Path) -> None:
     zeros = bytes(1 << 20)
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.compresslevel = 1
         archive.writestr("x.npy", npy_of(X[:1]))
         with archive.open("label.npy", "w", force_zip64=True) as entry:
             entry.write(header_of((1,), f"<U{(1100 << 20) // 4}"))
             for _ in range(1100):
                 entry.write(zeros)
-    assert (tmp_path / "bomb.npz").stat().st_size < 4 << 20
+    assert (tmp_path / "bomb.npz").stat().st_size < 8 << 20
     with pytest.raises(InvalidInputError, match=r"'label'.*read whole"):
         db.import_from("data", tmp_path / "bomb.npz")
     assert db.import_from("data", tmp_path / "bomb.npz", metadata=[]) != []

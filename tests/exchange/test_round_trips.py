@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from storage.kept import Kept
 from storage.tensors import DTYPES, sample
 
 from tensordb import InvalidInputError, TensorStorage
@@ -58,10 +59,10 @@ def filled(db: TensorStorage, records: list[tuple[torch.Tensor, dict[str, Any] |
 
 @SETTINGS
 @given(records=RECORDS, suffix=st.sampled_from([".parquet", ".arrow", ".safetensors"]))
-def test_files_of_parquet_arrow_and_safetensors_bring_everything_back(records: Any, suffix: str) -> None:
+def test_files_of_parquet_arrow_and_safetensors_bring_everything_back(kept: Kept, records: Any, suffix: str) -> None:
     if suffix == ".safetensors":
         records = [(tensor, each) for tensor, each in records if tensor.dtype not in LACKING]
-    with tempfile.TemporaryDirectory() as folder, TensorStorage(None) as db:
+    with tempfile.TemporaryDirectory() as folder, kept.lent("memory") as db:
         filled(db, records)
         path = out_of(db, "a").export(Path(folder) / f"out{suffix}")
         if suffix == ".safetensors":  # large elements come first there, and order is not kept
@@ -81,15 +82,25 @@ def test_files_of_parquet_arrow_and_safetensors_bring_everything_back(records: A
 
 @SETTINGS
 @given(records=RECORDS)
-def test_exact_tables_in_memory_bring_everything_back(records: Any) -> None:
-    with TensorStorage(None) as db:
+def test_exact_tables_in_memory_bring_everything_back(kept: Kept, records: Any) -> None:
+    with kept.lent("memory") as db:
         filled(db, records)
         db.import_from("b", out_of(db, "a").to_arrow(exact=True))
         assert_equal(db, "a", "b")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shapes", [[()] * 3, [(2, 3)] * 3, [(0,)] * 3, [(2,), (), (0, 3)]], ids=str)
+ALIKE, MIXED = [(2, 3)] * 3, [(2,), (), (0, 3)]
+OF_EACH_KIND = [torch.float32, torch.bfloat16, torch.float8_e5m2, torch.complex64, torch.int8, torch.bool]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dtype"),
+    [
+        *((shapes, dtype) for shapes in (ALIKE, MIXED) for dtype in DTYPES),
+        *((shapes, dtype) for shapes in ([()] * 3, [(0,)] * 3) for dtype in OF_EACH_KIND),
+    ],
+    ids=str,
+)
 def test_tables_streams_and_frames_of_every_dtype(db: TensorStorage, dtype: torch.dtype, shapes: Any) -> None:
     filled(db, [(sample(dtype, *shape, seed=seed), {"n": seed}) for seed, shape in enumerate(shapes)])
     chosen = out_of(db, "a")

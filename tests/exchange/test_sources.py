@@ -291,10 +291,11 @@ def test_an_import_in_a_transaction_is_undone_with_it(db: TensorStorage) -> None
     assert db.count("data") == 10
 
 
-def test_a_database_that_is_only_read_takes_nothing_in(db: TensorStorage, tmp_path: Path) -> None:
-    db.import_from("data", X)
-    with TensorStorage(tmp_path / "data.tdb", read_only=True) as other, pytest.raises(ReadOnlyError):
-        other.import_from("data", X)
+def test_a_database_that_is_only_read_takes_nothing_in(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path / "data.tdb") as db:
+        db.import_from("data", X)
+        with TensorStorage(tmp_path / "data.tdb", read_only=True) as other, pytest.raises(ReadOnlyError):
+            other.import_from("data", X)
 
 
 def test_files_come_in_by_their_names(db: TensorStorage, tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 import os
 import pickle
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +11,7 @@ import pytest
 import torch
 
 from tensordb import CacheConfig, CacheStats, IntegrityError, InvalidInputError, TensorNotFoundError, TensorStorage
+from tests.storage.another import Another
 from tests.storage.tensors import DTYPES, same, sample
 
 SOON = CacheConfig(decoded_bytes=1 << 20, encoded_bytes=1 << 20, promote_after=1)
@@ -38,22 +36,17 @@ def hits(db: TensorStorage) -> tuple[int, int, int, int]:
     return stats.misses, stats.mapped_hits, stats.encoded_hits, stats.decoded_hits
 
 
-def in_another_process(folder: Path, statements: str) -> None:
-    """Run statements with the database as `db` in an interpreter of its own."""
-    code = f"import torch\nfrom tensordb import TensorStorage\nwith TensorStorage({str(folder)!r}) as db:\n"
-    code += textwrap.indent(textwrap.dedent(statements), "    ")
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_record_moves_up_with_every_so_many_reads_and_is_the_same_everywhere(
-    place: Path | None, dtype: torch.dtype
-) -> None:
+def test_a_record_moves_up_with_every_so_many_reads_and_is_the_same_everywhere(place: Path | None) -> None:
     with TensorStorage(place, cache=CacheConfig(promote_after=2)) as db:
         db.create_dataset("data")
-        page = sample(dtype, 40, 6, 5)
-        keys = [db.insert("data", page[3], {"n": [1]}), db.insert_many("data", page)[7]]
-        for key, tensor in zip(keys, (page[3], page[7]), strict=True):
+        pages = [sample(dtype, 40, 6, 5) for dtype in DTYPES]
+        with db.transaction():
+            keys = [
+                key
+                for page in pages
+                for key in (db.insert("data", page[3], {"n": [1]}), db.insert_many("data", page)[7])
+            ]
+        for key, tensor in zip(keys, [page[row] for page in pages for row in (3, 7)], strict=True):
             db.cache.clear()
             for expected in ((1, 0, 0, 0), (1, 1, 0, 0), (1, 1, 1, 0), (1, 1, 2, 0), (1, 1, 2, 1), (1, 1, 2, 2)):
                 record = db.get_tensor_by_id("data", key)
@@ -165,7 +158,9 @@ def test_nothing_is_stale_after_a_change(place: Path | None, change: str) -> Non
 
 
 @pytest.mark.parametrize("change", ["update", "delete", "transaction"])
-def test_nothing_is_stale_after_a_change_by_another_process_between_two_reads(tmp_path: Path, change: str) -> None:
+def test_nothing_is_stale_after_a_change_by_another_process_between_two_reads(
+    tmp_path: Path, change: str, in_another_process: Another
+) -> None:
     with TensorStorage(tmp_path, cache=SOON) as db:
         db.create_dataset("data")
         key = db.insert("data", torch.ones(50), {"old": 1}, record_id="mine")
@@ -188,7 +183,7 @@ def test_nothing_is_stale_after_a_change_by_another_process_between_two_reads(tm
         assert read(db, other).sum() == 3
 
 
-def test_inserts_of_others_cost_a_cached_record_nothing(tmp_path: Path) -> None:
+def test_inserts_of_others_cost_a_cached_record_nothing(tmp_path: Path, in_another_process: Another) -> None:
     with TensorStorage(tmp_path, cache=SOON) as db:
         db.create_dataset("data")
         key = db.insert("data", torch.ones(50))

@@ -13,8 +13,9 @@ import torch
 
 from tensordb import CacheConfig, IntegrityError, Record, TensorNotFoundError, TensorStorage
 from tensordb.engine import TensorCache
+from tests.storage.another import Another
 from tests.storage.tensors import DTYPES, same, sample
-from tests.storage.test_cache import hits, in_another_process
+from tests.storage.test_cache import hits
 
 TIERS = {
     "decoded": CacheConfig(promote_after=1),
@@ -49,7 +50,7 @@ def warm(db: TensorStorage, tier: str, keys: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("elements", [50, 6000])
 def test_what_another_process_did_is_seen_at_the_next_read_whatever_tier_answered(
-    tmp_path: Path, elements: int
+    tmp_path: Path, elements: int, in_another_process: Another
 ) -> None:
     keys = ["updated", "deleted", "replaced", "kept"]
     with ExitStack() as stack:
@@ -145,26 +146,30 @@ def test_what_a_caller_does_to_a_record_changes_no_other(
                 record.metadata.get("deep", {"list": []})["list"].append(2)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_many_move_up_as_one_does_and_every_read_is_counted_once(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_many_move_up_as_one_does_and_every_read_is_counted_once(tmp_path: Path) -> None:
     with TensorStorage(tmp_path, cache=CacheConfig(promote_after=2)) as db:
         db.create_dataset("data")
-        values = sample(dtype, 3, 6, 5)
-        keys = [db.insert("data", each, {"n": n}) for n, each in enumerate(values)]
-        for expected in ((3, 0, 0, 0), (3, 3, 0, 0), (3, 3, 3, 0), (3, 3, 6, 0), (3, 3, 6, 3), (3, 3, 6, 6)):
-            records = db.get_many("data", keys)
-            assert all(same(each.tensor, value) for each, value in zip(records, values, strict=True))
-            assert hits(db) == expected
-        assert db.cache.stats().lookups == 3
-        twice = db.get_many("data", [keys[0], keys[2], keys[0]])
-        assert [each.metadata["n"] for each in twice] == [0, 2, 0]
-        assert hits(db) == (3, 3, 6, 9)
-        assert twice[0].tensor.data_ptr() != twice[2].tensor.data_ptr()
-        assert db.get_many("data", []) == []
-        fresh = db.insert("data", values[0])
-        assert len(db.get_many("data", [keys[1], fresh])) == 2
-        assert hits(db)[3] == 10
-        assert db.cache.stats().lookups == 4
+        for dtype in DTYPES:
+            db.cache.clear()
+            many_move_up(db, sample(dtype, 3, 6, 5))
+
+
+def many_move_up(db: TensorStorage, values: torch.Tensor) -> None:
+    keys = [db.insert("data", each, {"n": n}) for n, each in enumerate(values)]
+    for expected in ((3, 0, 0, 0), (3, 3, 0, 0), (3, 3, 3, 0), (3, 3, 6, 0), (3, 3, 6, 3), (3, 3, 6, 6)):
+        records = db.get_many("data", keys)
+        assert all(same(each.tensor, value) for each, value in zip(records, values, strict=True))
+        assert hits(db) == expected
+    assert db.cache.stats().lookups == 3
+    twice = db.get_many("data", [keys[0], keys[2], keys[0]])
+    assert [each.metadata["n"] for each in twice] == [0, 2, 0]
+    assert hits(db) == (3, 3, 6, 9)
+    assert twice[0].tensor.data_ptr() != twice[2].tensor.data_ptr()
+    assert db.get_many("data", []) == []
+    fresh = db.insert("data", values[0])
+    assert len(db.get_many("data", [keys[1], fresh])) == 2
+    assert hits(db)[3] == 10
+    assert db.cache.stats().lookups == 4
 
 
 def test_records_of_pages_read_together_stay_within_the_bytes_there_are(tmp_path: Path) -> None:

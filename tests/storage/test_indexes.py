@@ -1,7 +1,5 @@
 """create_index: the same answers, found faster, whatever happens to records and fields."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,8 @@ import pytest
 import torch
 
 from tensordb import AlreadyExistsError, InvalidInputError, InvalidQueryError, NotFoundError, TensorStorage
+
+from .another import Another
 
 CONDITIONS: list[tuple[str, Any]] = [
     ("metadata.tag = 'k7'", None),
@@ -135,7 +135,7 @@ def test_a_transaction_sees_its_own_index_and_undoes_it(indexed: TensorStorage) 
     assert_answers_are_right(indexed)
 
 
-def test_an_index_is_there_for_other_processes_and_after_reopening(tmp_path: Path) -> None:
+def test_an_index_is_there_for_other_processes_and_after_reopening(tmp_path: Path, in_another_process: Another) -> None:
     with TensorStorage(tmp_path) as db:
         db.create_dataset("data")
         db.insert_many(
@@ -144,14 +144,13 @@ def test_an_index_is_there_for_other_processes_and_after_reopening(tmp_path: Pat
             [{"tag": f"k{n % 9}", "n": n, "deep": {"x": 0.5, "name": "m1"}} for n in range(100)],
         )
         db.create_index("data", "tag")
-        code = (
-            f"import torch\nfrom tensordb import TensorStorage\nwith TensorStorage({str(tmp_path)!r}) as db:\n"
-            "    assert db.list_indexes('data') == ['tag']\n"
-            "    db.insert('data', torch.ones(1), {'tag': 'k7', 'n': 1, 'deep': {'name': 'm3'}})\n"
-            "    db.delete_where('data', \"metadata.tag = 'k8'\")\n"
-            "    db.create_index('data', 'deep.name')\n"
+        in_another_process(
+            tmp_path,
+            "assert db.list_indexes('data') == ['tag']\n"
+            "db.insert('data', torch.ones(1), {'tag': 'k7', 'n': 1, 'deep': {'name': 'm3'}})\n"
+            "db.delete_where('data', \"metadata.tag = 'k8'\")\n"
+            "db.create_index('data', 'deep.name')",
         )
-        subprocess.run([sys.executable, "-c", code], check=True)
         assert db.list_indexes("data") == ["tag", "deep.name"]
         assert db.count("data", "metadata.tag = 'k7'") == 12
         assert_answers_are_right(db)

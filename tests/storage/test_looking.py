@@ -24,6 +24,7 @@ from tensordb.datasets.showing import dataset_html
 from tensordb.looking.figures import Figures
 from tensordb.looking.views import ALL, picture_of, sample_of
 
+from .kept import Kept
 from .tensors import DTYPES, sample
 
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -32,8 +33,8 @@ _SVG = re.compile(r"<svg .*?</svg>")
 
 
 @pytest.fixture
-def memory() -> Iterator[TensorStorage]:
-    with TensorStorage(None) as db:
+def memory(kept: Kept) -> Iterator[TensorStorage]:
+    with kept.lent("memory") as db:
         db.create_dataset("data")
         yield db
 
