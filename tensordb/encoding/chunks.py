@@ -223,13 +223,15 @@ class Chunks:
         return tuple(array[rows].reshape(-1) for array in arrays)
 
     def codes_of_rows(self, rows: NDArray[np.int64]) -> Bytes:
-        """Return the codes of records of a page."""
+        """Return the codes of records of a page, of which no other chunk is read: it may be damaged."""
         codes = np.empty(self.layout.nbytes, np.uint8)
-        for index in range(self.layout.batches):
-            first, last = self.layout.batch_chunks(index)
-            begin, end = self.layout.span(first, last)
-            self.read_codes(first, last, codes[begin:end])
-        return codes.reshape(-1, self.record_elements * self.codes_itemsize)[rows].reshape(-1)
+        nbytes = self.record_elements * self.codes_itemsize
+        size = self.layout.chunk_bytes
+        begins, ends = rows * nbytes // size, -(-(rows + 1) * nbytes // size)
+        for chunk in sorted({each for span in zip(begins, ends, strict=True) for each in range(*span)}):
+            begin, end = self.layout.span(chunk, chunk + 1)
+            self.read_codes(chunk, chunk + 1, codes[begin:end])
+        return codes.reshape(-1, nbytes)[rows].reshape(-1)
 
     def parameters_of_rows(self, rows: NDArray[np.int64]) -> list[NDArray[Any]]:
         """Return the quantization parameters of records of a page, as they are stored."""

@@ -7,16 +7,16 @@ dataset's own records name (checkpoints, weights, differences, other datasets) s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tensordb.catalog import compaction, datasets, records
 from tensordb.catalog.compaction import Move, PageRow, WholeRow
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.records import Selection
-from tensordb.encoding.pipeline import prepare
+from tensordb.encoding.pipeline import Prepared, prepare
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.encoding.reading import PayloadReader
-from tensordb.encoding.regrouping import without_other_rows
+from tensordb.encoding.regrouping import RAW, config_like, lossless, without_other_rows
 from tensordb.engine.database import Database
 from tensordb.engine.paging import GATHERED_NBYTES, PAGE_NBYTES, Gathering, Outcome, current, point_to
 from tensordb.engine.sources import open_payload
@@ -57,6 +57,17 @@ def compact_records(
     return outcome, left
 
 
+def leave_dead_rows_out(db: Database, name: str, pages: Collection[bytes]) -> Outcome:
+    """Write these pages of a dataset anew, with the rows that its records name and no others.
+
+    Other datasets that share a page keep the one that there is.
+    """
+    with db.catalog.read() as con:
+        dataset = db.catalog.known.dataset(con, name)
+        found = [page for page in compaction.pages_of(con, dataset) if page.object_id in pages]
+    return _Run(db, dataset, 0.0, None).shrink(found)
+
+
 class _Run:
     """One run over a dataset."""
 
@@ -83,6 +94,11 @@ class _Run:
                 self._shrink(page)
         return self._outcome
 
+    def shrink(self, pages: Iterable[PageRow]) -> Outcome:
+        for page in pages:
+            self._shrink(page)
+        return self._outcome
+
     def _worth_taking_apart(self, pages: Sequence[PageRow]) -> list[PageRow]:
         lossless = [page for page in pages if page.quantization == "none"]
         if self._config is not None:
@@ -103,7 +119,7 @@ class _Run:
         return dead > 0 and dead * page.record_nbytes >= self._min_dead * page.raw_nbytes
 
     def _shrink(self, page: PageRow) -> None:
-        """Leave the dead rows of a quantized page out."""
+        """Leave the dead rows of a page out."""
         with self._db.catalog.read() as con:
             named = compaction.page_records(con, current(self._db, con, self._dataset), page.object_id)
             reader = self._opened(page)
@@ -111,7 +127,7 @@ class _Run:
             return
         rows = sorted({row for _, row in named})
         try:
-            prepared = without_other_rows(reader, rows)
+            prepared = _with_rows(reader, rows)
         except (IntegrityError, FormatError) as error:
             self._note_damage(page.object_id, error)
             return
@@ -176,6 +192,12 @@ class _Run:
     def _note_damage(self, object_id: bytes, error: Exception) -> None:
         text = f"object {object_id.hex()} of dataset {self._dataset.name!r}: {error}"
         self._outcome.damaged.setdefault(object_id, text)
+
+
+def _with_rows(reader: PayloadReader, rows: Sequence[int]) -> Prepared | None:
+    if reader.encoding.quantization != "none":
+        return without_other_rows(reader, rows)
+    return lossless(reader.decode_rows(rows), config_like(reader.encoding) or RAW, reader.encoding.note, page=True)
 
 
 def _dead_rows(page: PageRow) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tensordb.catalog import damage, deltas
 from tensordb.engine import Database
@@ -15,13 +16,26 @@ from tensordb.errors import DatabaseBusyError
 from tensordb.maintenance.judging import Opened, Unreadable, error_in, is_damage, reason_of
 
 
+class DamagedPage(NamedTuple):
+    """A page with damage among rows that no record names any more."""
+
+    dataset: str
+    object_id: bytes
+    sentence: str
+
+
 @dataclass(slots=True)
 class Findings:
-    """Objects by what reading them back showed, and the names of what cannot be read here."""
+    """Objects by what reading them back showed, and the names of what cannot be read here.
+
+    Attributes:
+        pages: Damaged pages of which every record can be read.
+    """
 
     sound: set[bytes] = field(default_factory=set)
     damaged: set[bytes] = field(default_factory=set)
     unreadable: list[Unreadable] = field(default_factory=list)
+    pages: list[DamagedPage] = field(default_factory=list)
 
     def note(self, error: Exception, names: Iterable[str]) -> bool:
         """Return whether an error is damage; what goes by these names cannot be read here when it is not."""

@@ -18,7 +18,7 @@ from tensordb.engine import Database
 from tensordb.errors import DatasetNotFoundError
 from tensordb.maintenance.judging import Unreadable
 from tensordb.maintenance.marking import Findings
-from tensordb.maintenance.rewriting import rewrite_damaged
+from tensordb.maintenance.rewriting import rewrite_damaged, rewrite_pages
 from tensordb.maintenance.surrounding import damaged_surroundings
 from tensordb.maintenance.verifying import (
     DamagedRecord,
@@ -51,9 +51,9 @@ class RepairReport:
         unreadable: What cannot be read here, by name and reason; it may be sound, and stays as it is.
         damaged_catalog: What the catalog's tables contradicted each other in, before anything was removed; salvaging
             writes them anew, and nothing else is done about it.
-        damaged_segments: Where segment files were damaged beside the payloads.
-        mended_segments: Those of them that were mended: what lives in the file was written to another, and it was
-            removed. One that is being written to stays, and so does one of which a payload cannot be moved.
+        damaged_segments: Where segment files were damaged beside what is read.
+        mended_segments: Those of them that were mended: what lives in the file, or page, was written to another. A file
+            that is being written to stays, and so does one of which a payload cannot be moved.
     """
 
     dry_run: bool
@@ -100,7 +100,7 @@ def remove_damaged(db: Database, found: VerifyReport, *, drop_checkpoints: bool)
         tensors = tuple(_remove_checkpoints(db, tensors))
         broken = [each.checkpoint_id for each in tensors]
     db.reader.forget()
-    mended = rewrite_damaged(db, damaged_surroundings(db))
+    mended = [*rewrite_pages(db, found.damaged_pages, gone), *rewrite_damaged(db, damaged_surroundings(db))]
     report = _report(found, False, gone, tensors, dict.fromkeys(broken), gone_weights)
     return replace(report, mended_segments=tuple(mended))
 

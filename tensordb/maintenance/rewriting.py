@@ -6,11 +6,16 @@ live writer holds it; a reader that mapped it keeps its map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 
 from tensordb.catalog import objects
 from tensordb.engine import Database
 from tensordb.engine.moving import move_segment
+from tensordb.engine.recoding import leave_dead_rows_out
+from tensordb.errors import DatasetNotFoundError
+from tensordb.maintenance.marking import DamagedPage
+from tensordb.maintenance.verifying import DamagedRecord
 
 _SMALL_NBYTES = 16 << 20
 """Segments below this are put together: each run of a program may leave one."""
@@ -47,6 +52,26 @@ def rewrite_damaged(db: Database, found: Mapping[int, Sequence[str]]) -> list[st
     remove_dead(db)
     there = {info.id for info in db.payloads.segments()}
     return [sentence for segment, said in found.items() if segment not in there for sentence in said]
+
+
+def rewrite_pages(db: Database, found: Sequence[DamagedPage], gone: Iterable[DamagedRecord]) -> list[str]:
+    """Write pages anew without their deleted rows, where damage is among these; return what is mended by that.
+
+    Args:
+        db: The database.
+        found: The pages.
+        gone: Records that were deleted for their damage, of pages whose other records can be read.
+    """
+    pages: dict[str, set[bytes]] = {}
+    for page in found:
+        pages.setdefault(page.dataset, set()).add(page.object_id)
+    for record in gone:
+        pages.setdefault(record.dataset, set()).add(bytes.fromhex(record.object_id))
+    damaged = set[bytes]()
+    for name, ids in pages.items():
+        with contextlib.suppress(DatasetNotFoundError):  # deleted meanwhile
+            damaged |= leave_dead_rows_out(db, name, ids).damaged.keys()
+    return [page.sentence for page in found if page.object_id not in damaged]
 
 
 def remove_dead(db: Database) -> int:

@@ -30,7 +30,7 @@ from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
 from tensordb.errors import DatasetNotFoundError
 from tensordb.maintenance.judging import Unreadable, error_in, is_damage, tried
-from tensordb.maintenance.marking import Findings
+from tensordb.maintenance.marking import DamagedPage, Findings
 from tensordb.maintenance.surrounding import damaged_surroundings
 
 _OBJECTS_AT_ONCE = 256
@@ -99,9 +99,11 @@ class VerifyReport:
         catalog_blocks: Blocks of the catalog's file whose checksums were compared; 0 where one dataset or run was
             asked for, and for a database in memory.
         damaged_catalog: What the catalog's tables contradict each other in, a sentence each.
-        damaged_segments: Where segment files are damaged beside the payloads (header, footer, padding), likewise.
+        damaged_segments: Where segment files are damaged beside what is read (header, footer, padding, rows of pages
+            that were deleted), likewise.
         unreadable: What cannot be read here, by name and reason: nobody can tell whether it is damaged, and nothing
             is done to it.
+        damaged_pages: The pages among `damaged_segments`.
     """
 
     records: int
@@ -115,6 +117,7 @@ class VerifyReport:
     damaged_catalog: tuple[str, ...] = field(default=())
     damaged_segments: tuple[str, ...] = field(default=())
     unreadable: tuple[Unreadable, ...] = ()
+    damaged_pages: tuple[DamagedPage, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -146,7 +149,14 @@ def verify(db: Database, name: str | None) -> VerifyReport:
         damaged += broken
     if name is not None:
         findings.mark(db)
-        return VerifyReport(count, seen, tuple(damaged), unreadable=tuple(findings.unreadable))
+        return VerifyReport(
+            count,
+            seen,
+            tuple(damaged),
+            damaged_segments=tuple(page.sentence for page in findings.pages),
+            unreadable=tuple(findings.unreadable),
+            damaged_pages=tuple(findings.pages),
+        )
     found, ids, tensors = _verify_checkpoints(db, None, findings)
     stored, more, broken_weights = _verify_weights(db, findings)
     findings.mark(db)
@@ -161,8 +171,9 @@ def verify(db: Database, name: str | None) -> VerifyReport:
         tuple(broken_weights),
         compared,
         tuple(contradictions),
-        tuple(chain.from_iterable(damaged_surroundings(db).values())),
+        (*chain.from_iterable(damaged_surroundings(db).values()), *(page.sentence for page in findings.pages)),
         unreadable=tuple(findings.unreadable),
+        damaged_pages=tuple(findings.pages),
     )
 
 
@@ -323,7 +334,11 @@ def _damaged_of(
     """Say which records of an object that is damaged, or cannot be read here, are: of a page, often only some."""
     errors = {row: _error_of(db, name, row, whole=False) for row in sharing}
     met = {row: each for row, each in errors.items() if each is not None}
-    # Damage that no read meets is still damage: nobody can tell to whom it belongs.
+    if not met and is_damage(error) and sharing[0].page_row is not None:
+        where = f"a page of dataset {name!r}, among rows that were deleted"
+        findings.pages.append(DamagedPage(name, sharing[0].object_id, f"{where}: {error}"))
+        return []
+    # Of a tensor alone, damage that reading it does not meet is still damage.
     met = met or dict.fromkeys(sharing, error)
     with db.catalog.read() as con:  # what was deleted meanwhile could not be found, which is no damage
         dataset = db.catalog.known.dataset(con, name)

@@ -87,3 +87,45 @@ def test_a_file_that_somebody_writes_to_stays_until_it_is_closed(tmp_path: Path)
         assert other.verify().ok
         for key, seed in (("a", 1), ("b", 2)):
             assert other.get_tensor_by_id("d", key).tensor.equal(made(seed, 9_000))
+
+
+@pytest.mark.parametrize("preset", ["none", "lossless", "q4"])
+def test_a_frame_of_deleted_rows_is_damage_of_no_record(tmp_path: Path, preset: str) -> None:
+    folder, rows = tmp_path / "db", made(3, 16 * 4_000).reshape(16, 4_000)
+    with TensorStorage(folder, compression_preset=preset) as db:
+        db.create_dataset("d")
+        keys = db.insert_many("d", rows)
+        stored = {key: db.get_tensor_by_id("d", key).tensor for key in keys}
+        (page,) = db.sql("SELECT position, stored_nbytes AS nbytes FROM tensordb.objects").to_pylist()
+    (file,) = (folder / "segments").iterdir()
+    flip(file, page["position"] + page["nbytes"] * 7 // 10)
+    with TensorStorage(folder) as db:
+        report = db.maintenance.repair()
+        gone = {each.record_id for each in report.removed_records}
+        assert 0 < len(gone) < 16
+        assert (after := db.verify()).ok, after
+        assert db.maintenance.repair().ok
+        assert [key for key in keys if key not in gone] == [each.id for each in db.scan("d")]
+        for record in db.scan("d"):
+            assert record.tensor.equal(stored[record.id])
+
+
+def test_damage_among_rows_that_were_deleted_before_costs_no_record(tmp_path: Path) -> None:
+    folder, rows = tmp_path / "db", made(3, 16 * 4_000).reshape(16, 4_000)
+    with TensorStorage(folder, compression_preset="none") as db:
+        db.create_dataset("d")
+        keys = db.insert_many("d", rows)
+        for key in keys[8:]:
+            db.delete_tensor("d", key)
+    (file,) = (folder / "segments").iterdir()
+    flip(file, file.read_bytes().index(rows[15].numpy().tobytes()) + 8_000)
+    with TensorStorage(folder) as db:
+        report = db.verify("d")
+        assert report.damaged == ()
+        assert ["rows that were deleted" in each for each in report.damaged_segments] == [True]
+        report = db.maintenance.repair()
+        assert report.removed_records == ()
+        assert report.mended_segments == report.damaged_segments != ()
+        assert db.verify().ok
+        for key, row in zip(keys[:8], rows, strict=False):
+            assert db.get_tensor_by_id("d", key).tensor.equal(row)
