@@ -8,8 +8,6 @@ import os
 import random
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,7 +21,8 @@ from tensordb import TensorStorage
 
 from .killed_values import imported, name_of, note_of, state_of, tag_of, weight_of
 from .killed_writer import EVERYTHING, Held
-from .programs import PATIENCE, line, made, stray_segments
+from .nursery import Program
+from .programs import PATIENCE, line, made, start, stray_segments
 
 CHECKPOINT_KINDS = {"save", "save_async", "prune", "fork", "delete_run", "transaction", "undone"}
 
@@ -38,7 +37,7 @@ class Killer:
         orphans: Segments that nothing named and `gc` removed.
     """
 
-    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
+    def __init__(self, folder: Path, process: Program) -> None:
         self.folder = folder
         self.log = folder.parent / "acknowledged"
         self.process = process
@@ -53,7 +52,6 @@ class Killer:
         With a negative number of operations the writer is killed so many seconds after it was started, be it while it
         opens the database, which brings back what those before have left.
         """
-        assert self.process.stdin is not None
         self.log.write_bytes(b"")
         self.process.stdin.write(f"{number}\n")
         child = int(line(self.process))
@@ -200,17 +198,12 @@ def killer(folder: Path, operations: Sequence[str] = tuple(EVERYTHING)) -> Itera
     """Run a program that forks writers of these operations on a new database."""
     with TensorStorage(folder) as db:
         db.create_dataset("d")
-    command = [sys.executable, "-W", "error", "-m", "tests.faults.killed_writer", str(folder), ",".join(operations)]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, cwd=_ROOT)
+    process = start("from tests.faults.killed_writer import main; main()", folder, ",".join(operations))
     try:
         yield Killer(folder, process)
     finally:
         process.kill()
         process.communicate()
-
-
-_ROOT = Path(__file__).parents[2]
 
 
 def kill_often(subject: Killer, rounds: int, rng: random.Random, *, most: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tensordb import TensorStorage
 from tensordb.errors import ConflictError, DatabaseBusyError, ReadOnlyError
 
 from .crowding import crowd
+from .nursery import Program
 from .programs import finish, line, made, running, start
 
 TRAINING = """
@@ -97,12 +97,11 @@ def created(folder: Path) -> Path:
     return folder
 
 
-def together(*processes: subprocess.Popen[str]) -> list[Any]:
+def together(*processes: Program) -> list[Any]:
     """Let the programs begin at once and return what each said in the end; each must succeed silently."""
     for process in processes:
         assert line(process) == "ready"
     for process in processes:
-        assert process.stdin is not None
         process.stdin.write("\n")
     return [json.loads(finish(process)) for process in processes]
 
@@ -259,7 +258,6 @@ def test_a_read_only_storage_sees_what_a_writer_beside_it_commits(tmp_path: Path
     """
     with TensorStorage(folder, read_only=True) as reader, running(code, folder) as writer:
         assert reader.count("d") == 0
-        assert writer.stdin is not None
         for size in (10, 50_000, 11):
             writer.stdin.write(f"{size}\n")
             assert reader.get_tensor_by_id("d", line(writer)).tensor.equal(made(5, size))
