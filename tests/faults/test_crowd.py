@@ -120,7 +120,7 @@ def training_beside_a_notebook(folder: Path, seconds: float) -> list[list[float]
 
 
 def test_a_training_and_a_notebook_share_a_folder_without_error_or_loss(tmp_path: Path) -> None:
-    training_beside_a_notebook(tmp_path / "db", 4)
+    training_beside_a_notebook(tmp_path / "db", 3)
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def flat_out(folder: Path, seconds: float) -> dict[str, list[int]]:
 
 
 def test_two_writers_and_two_readers_flat_out_lose_nothing_and_none_starves(tmp_path: Path) -> None:
-    counts = flat_out(tmp_path / "db", 4)
+    counts = flat_out(tmp_path / "db", 3)
     for kind in counts.values():
         assert min(kind) >= max(kind) / 4, counts
 
@@ -178,10 +178,10 @@ def test_compact_beside_writers_and_readers_of_other_processes_harms_none_of_the
             say(rounds)
     """
     rounds, again, kept, _ = together(
-        start(COMPACTING, folder, 3),
-        start(COMPACTING, folder, 3),
-        start(CHURNING, folder, 7, 3),
-        start(reading, folder, json.dumps(ids), 3),
+        start(COMPACTING, folder, 2),
+        start(COMPACTING, folder, 2),
+        start(CHURNING, folder, 7, 2),
+        start(reading, folder, json.dumps(ids), 2),
     )
     assert min(rounds, again) > 0
     with TensorStorage(folder) as db:
@@ -192,7 +192,7 @@ def test_compact_beside_writers_and_readers_of_other_processes_harms_none_of_the
 
 
 def test_a_crowd_of_processes_threads_and_forks_loses_nothing_and_nobody_waits_for_ever(tmp_path: Path) -> None:
-    figures = crowd(tmp_path / "db", 6, writers=2, readers=2)
+    figures = crowd(tmp_path / "db", 4, writers=2, readers=2)
     assert figures["fewest operations of one"] > 0
 
 
