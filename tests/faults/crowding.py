@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tensordb import TensorStorage
 
-from .programs import line, made, stray_segments
+from .nursery import Program
+from .programs import line, made, start, stray_segments
 
 WRITERS = READERS = 4
 WATCHDOG = 120
 """Seconds beyond its own that a process may take: to start, and to end what it began on a busy machine."""
 LONGEST_WAIT = 100
 """Seconds that no operation may take, whoever else is at work."""
-_ROOT = Path(__file__).parents[2]
 
 
-def start_member(folder: Path, number: int, work: str, seconds: float, seed: int) -> subprocess.Popen[str]:
+def start_member(folder: Path, number: int, work: str, seconds: float, seed: int) -> Program:
     """Start one process of the crowd."""
-    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-m", "tests.faults.crowd_member"]
-    pipe = subprocess.PIPE
-    arguments = [str(folder), str(number), work, str(seconds), str(seed)]
-    return subprocess.Popen([*command, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=_ROOT)
+    return start(_MEMBER, folder, number, work, seconds, seed)
+
+
+_MEMBER = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # it forks while it has threads
+from tests.faults.crowd_member import main
+main()
+"""
 
 
 def crowd(

@@ -5,28 +5,28 @@ from __future__ import annotations
 import random
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-from .scenarios import SCENARIOS, build
-from .test_nth_failure import Sweep, chosen
+from .scenarios import SCENARIOS
+from .test_nth_failure import Sweep, calls_of_making, chosen, fail_while_made, made_base
 
 
 def run(minutes: float, seed: int) -> dict[str, int]:
     """Fail calls until all were or the time is over; return how many failed, and how many broke a promise."""
     end, failed, broken = time.monotonic() + 60 * minutes, 0, 0
     with tempfile.TemporaryDirectory() as work:
-        base = Path(work) / "base"
-        build(base)
-        cases = []
+        base, new = made_base(Path(work) / "base"), Path(work) / "deep" / "db"
+        cases = [("make", partial(fail_while_made, new, *each)) for each in chosen(calls_of_making(new), every=True)]
         for name, act in SCENARIOS.items():
             sweep = Sweep(base, Path(work) / name, act)
-            cases += [(name, sweep, at, kind) for at, kind in chosen(sweep.calls, every=True)]
+            cases += [(name, partial(sweep.case, *each)) for each in chosen(sweep.calls, every=True)]
         random.Random(seed).shuffle(cases)
-        for name, sweep, at, kind in cases:
+        for name, case in cases:
             if time.monotonic() > end:
                 break
             try:
-                failed += sweep.case(at, kind) is not None
+                failed += case() is not None
             except AssertionError as error:
                 broken += 1
                 print(f"{name}: {error}")

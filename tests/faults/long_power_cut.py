@@ -16,7 +16,7 @@ def run(minutes: float, seed: int) -> dict[str, int]:
     chance = random.Random(seed)
     while time.monotonic() < end:
         with tempfile.TemporaryDirectory() as work:
-            recording = recorded(Path(work))
+            (recording,) = recorded(Path(work))
             recordings += 1
             every = list(cuts(recording, chance.randrange(2**31)))
             for cut in chance.sample(every, len(every)):

@@ -12,7 +12,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,18 +34,20 @@ class Event:
     offset: int = 0
 
 
-def record(program: str, folder: Path, log: Path, *arguments: object) -> list[Event]:
-    """Run a Python program and return what it did below `folder`, in order."""
+def record(program: str, folders: Sequence[Path], log: Path, *arguments: object) -> list[list[Event]]:
+    """Run a Python program and return what it did below each of these folders, in order."""
     command = ["strace", "-f", "-y", "-xx", "-s", "8388608", "-e", f"trace={TRACED}", "-o", str(log)]
     ran = subprocess.run(
-        [*command, sys.executable, "-c", program, str(folder), *map(str, arguments)], capture_output=True, text=True
+        [*command, sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return list(_events(log, str(folder)))
+    return [list(_events(log, str(folder))) for folder in folders]
 
 
 def _events(log: Path, folder: str) -> Iterator[Event]:
     unfinished: dict[str, str] = {}
+    above = str(Path(folder).parent)
+    about = (_hexed(os.fsencode(above)), above, _hexed(ACKNOWLEDGED))
     with log.open(encoding="ascii") as lines:
         for line in lines:
             pid = line.split(" ", 1)[0]
@@ -54,8 +56,14 @@ def _events(log: Path, folder: str) -> Iterator[Event]:
                 continue
             if " resumed>" in line:
                 line = unfinished.pop(pid) + line.split(" resumed>", 1)[1]
+            if not any(each in line for each in about):
+                continue
             if (found := _LINE.match(line)) and int(found[4]) >= 0:
                 yield from _event(found[2], found[3], int(found[4]), folder)
+
+
+def _hexed(text: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in text)
 
 
 def _event(call: str, given: str, result: int, folder: str) -> Iterator[Event]:
@@ -63,7 +71,8 @@ def _event(call: str, given: str, result: int, folder: str) -> Iterator[Event]:
     on = _DESCRIPTOR.match(given)
     path = _plain(on[1]) if on else (os.fsdecode(texts[0]) if texts else "")
     if call == "write" and texts and texts[0].startswith(ACKNOWLEDGED):
-        yield Event("done", "", offset=int(texts[0].split()[1]))
+        if texts[0].split()[2] == os.fsencode(folder):
+            yield Event("done", "", offset=int(texts[0].split()[1]))
         return
     if call == "openat":
         path = os.fsdecode(texts[0])

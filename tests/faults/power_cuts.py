@@ -24,8 +24,15 @@ PROGRAM = "\n".join(
         *(inspect.getsource(each) for each in (scenarios.state, scenarios.contents, scenarios.digest)),
         """
 from tensordb import files
-for name in sys.argv[3:]:  # what this program leaves out
-    setattr(files, name, lambda *_: None)
+for number, left_out in enumerate(sys.argv[3:]):
+    if not (child := os.fork()):
+        break
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    sys.exit()
+folder = os.path.join(folder, str(number), "deep")
+if left_out:
+    setattr(files, left_out, lambda *_: None)
 path = os.path.join(folder, "er", "db")
 held = [{}]
 
@@ -65,14 +72,19 @@ for act in (
     lambda: db.delete_dataset("d"),
 ):
     act()
-    held.append(contents(db))
-    os.write(2, b"acknowledged %d " % (len(held) - 1))
+    # One that leaves something out does the same things, and tells once what it holds, to be compared.
+    held.append(contents(db) if not left_out or len(held) == int(sys.argv[2]) else None)
+    os.write(2, b"acknowledged %d %s " % (len(held) - 1, folder.encode()))
 db.close()
-with open(sys.argv[2], "w") as file:
+with open(folder + ".json", "w") as file:
     json.dump(held, file)
 """,
     ]
 )
+
+
+_COMPARED = 17
+"""Number of the thing after which most is there."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +105,17 @@ class Cut:
     kind: str
 
 
-def recorded(work: Path, *left_out: str) -> Recording:
-    """Record the program, without some functions of `tensordb.files`."""
-    folder = work / "deep"
-    events = record(PROGRAM, folder, work / "log", work / "held.json", *left_out)
-    shutil.rmtree(folder)
-    return Recording(folder, events, json.loads((work / "held.json").read_text()))
+def recorded(work: Path, *left_out: str) -> list[Recording]:
+    """Record the program as it is, and once more without each of these functions of `tensordb.files`."""
+    folders = [work / str(number) / "deep" for number in range(len(left_out) + 1)]
+    for folder in folders:
+        folder.parent.mkdir()
+    every = record(PROGRAM, folders, work / "log", work, _COMPARED, "", *left_out)
+    held, *others = (json.loads(folder.with_suffix(".json").read_text()) for folder in folders)
+    assert all(other[_COMPARED] == held[_COMPARED] for other in others)
+    for folder in folders:
+        shutil.rmtree(folder)
+    return [Recording(folder, events, held) for folder, events in zip(folders, every, strict=True)]
 
 
 def cuts(recording: Recording, seed: int = 0) -> Iterator[Cut]:

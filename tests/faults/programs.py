@@ -1,14 +1,12 @@
-"""Other programs for the tests: scripts in fresh interpreters, and tensors that can be made again from a number."""
+"""Other programs for the tests: scripts in interpreters of their own, and tensors made again from a number."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import textwrap
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,8 @@ from pathlib import Path
 import torch
 
 from tensordb import TensorStorage
+
+from .nursery import Program, fork
 
 PREAMBLE = """
 import json, os, signal, sys, time
@@ -39,23 +39,27 @@ def made(seed: int, size: int) -> torch.Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
-def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+def start(code: str, *arguments: object) -> Program:
     """Start a program that talks over its pipes; `arguments` begin with the folder."""
-    program = PREAMBLE + textwrap.dedent(code)
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1)
+    return Program(PREAMBLE + textwrap.dedent(code), [str(each) for each in arguments])
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def run_fresh(code: str, *arguments: object) -> str:
+    """Run a program in an interpreter that is started for it, to its end; return what it said."""
+    command = [sys.executable, "-W", "error", "-c", PREAMBLE + textwrap.dedent(code), *map(str, arguments)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, ""), f"ended with {done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+def line(process: Program) -> str:
     """Return the next line that the program says; it must not have ended."""
-    assert process.stdout is not None
     text = process.stdout.readline()
     assert text, process.communicate(timeout=PATIENCE)[1]
     return text.strip()
 
 
-def finish(process: subprocess.Popen[str], answer: str = "") -> str:
+def finish(process: Program, answer: str = "") -> str:
     """Let the program end by itself and return what it said; it must succeed with nothing on stderr."""
     out, complaints = process.communicate(answer, timeout=PATIENCE)
     assert (process.returncode, complaints) == (0, ""), f"ended with {process.returncode}: {complaints}"
@@ -67,29 +71,17 @@ def run(code: str, *arguments: object) -> str:
     return finish(start(code, *arguments))
 
 
-EACH = """
-import threading, time
-codes = json.loads(sys.stdin.read())
-for number, code in enumerate(codes):
-    if not (child := os.fork()):
-        folder = os.path.join(sys.argv[1], str(number))
-        exec(compile(code, f"snippet {number}", "exec"), globals())
-        break
-    assert os.waitpid(child, 0)[1] == 0, code
-"""
-
-
 def run_each(codes: Sequence[str], parent: Path) -> None:
     """Run each piece of code to the end of an interpreter of its own; its `folder` is its number inside `parent`.
 
-    They are forked off one interpreter that has imported everything, which saves seconds each. All must succeed with
-    nothing on stderr and nothing said.
+    All must succeed with nothing on stderr and nothing said.
     """
-    assert finish(start(EACH, parent), json.dumps([textwrap.dedent(code) for code in codes])) == ""
+    for number, code in enumerate(codes):
+        assert run(code, parent / str(number)) == ""
 
 
 @contextmanager
-def running(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+def running(code: str, *arguments: object) -> Iterator[Program]:
     """Run a program beside the block, and end it with the block whatever happens."""
     process = start(code, *arguments)
     try:
@@ -97,13 +89,6 @@ def running(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
-
-
-def fork() -> int:
-    """Fork although the test runner has threads, which newer Pythons warn of: the children here end by `os._exit`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def in_forked_child(body: Callable[[], object]) -> None:

@@ -52,7 +52,9 @@ for seed in range(5, 30):
         else:
             raise AssertionError("nine of them fit where one did not")
         check(db, kept)
-assert failures
+    if failures == 4:
+        break
+assert failures == 4
 limit(None)
 kept[db.insert("d", made(99, 40_000))] = (99, 40_000)
 ids = db.insert_many("d", [made(i, 50_000) for i in range(9)])
@@ -133,8 +135,8 @@ with TensorStorage(folder) as db:
     db.create_dataset("d")
     with db.transaction():
         kept = {db.insert("d", made(seed, 1500)): (seed, 1500) for seed in range(40)}
-    metadata = [{"gone": seed % 10 == 0} for seed in range(1000)]
-    ids = db.insert_many("d", [made(seed, 2000) for seed in range(1000)], metadata)
+    metadata = [{"gone": seed % 10 == 0} for seed in range(600)]
+    ids = db.insert_many("d", [made(seed, 2000) for seed in range(600)], metadata)
     kept.update((key, (seed, 2000)) for seed, key in enumerate(ids) if seed % 10)
     db.delete_where("d", "metadata.gone")
     catalog = os.path.join(folder, "catalog.duckdb")

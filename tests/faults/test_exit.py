@@ -8,7 +8,7 @@ import pytest
 
 from tensordb import TensorStorage
 
-from .programs import made, run, run_each, start
+from .programs import made, run, run_each, run_fresh, start
 
 BEGIN = """
 db = TensorStorage(folder)
@@ -54,7 +54,7 @@ def test_scripts_that_forget_to_close_exit_silently_and_lose_nothing(tmp_path: P
 
 @pytest.mark.parametrize("block", ["a daemon thread", "an open transaction"])
 def test_a_fresh_interpreter_exits_silently_with_a_scan_and_more_unfinished(tmp_path: Path, block: str) -> None:
-    assert run(BEGIN + ENDINGS["an unfinished scan"] + ENDINGS[block], tmp_path / "db") == ""
+    assert run_fresh(BEGIN + ENDINGS["an unfinished scan"] + ENDINGS[block], tmp_path / "db") == ""
     holds(tmp_path / "db", 4)
 
 

@@ -105,7 +105,6 @@ def test_gc_of_another_process_spares_what_a_running_insert_has_yet_to_commit(
         say("done")
     """
     with running(code, tmp_path / "db") as writer:
-        assert writer.stdin is not None
         writer.stdin.write("\n")
         assert line(writer) == "waiting"
         db.insert("d", made(9, LARGE))
