@@ -2,8 +2,7 @@
 
 from tensordb.maintenance.accessor import Maintenance, ReclaimReport
 from tensordb.maintenance.judging import Unreadable
-from tensordb.maintenance.repairing import RepairReport
-from tensordb.maintenance.verifying import DamagedRecord, DamagedTensor, DamagedWeight, VerifyReport
+from tensordb.maintenance.reports import DamagedRecord, DamagedTensor, DamagedWeight, RepairReport, VerifyReport
 
 __all__ = [
     "DamagedRecord",

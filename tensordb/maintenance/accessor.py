@@ -11,9 +11,10 @@ from tensordb.engine import Database
 from tensordb.engine.moving import move_inline
 from tensordb.engine.recoding import compact_records
 from tensordb.errors import ConflictError, IntegrityError, InvalidInputError
-from tensordb.maintenance.repairing import RepairReport, repair
+from tensordb.maintenance.repairing import repair
+from tensordb.maintenance.reports import RepairReport, VerifyReport
 from tensordb.maintenance.rewriting import remove_dead, rewrite_mostly_dead
-from tensordb.maintenance.verifying import VerifyReport, verify, verify_checkpoints
+from tensordb.maintenance.verifying import verify, verify_checkpoints
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from tensordb.catalog import damage, deltas
 from tensordb.engine import Database
 from tensordb.errors import DatabaseBusyError
 from tensordb.maintenance.judging import Opened, Unreadable, error_in, is_damage, reason_of
-
-
-class DamagedPage(NamedTuple):
-    """A page with damage among rows that no record names any more."""
-
-    dataset: str
-    object_id: bytes
-    sentence: str
+from tensordb.maintenance.reports import DamagedPage
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ goes, in the write that takes it out: what was mended, replaced or deleted in be
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import duckdb
 
@@ -16,15 +16,11 @@ from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoin
 from tensordb.catalog.ids import CHECKPOINT_NONCE, sequence_of
 from tensordb.engine import Database
 from tensordb.errors import DatasetNotFoundError
-from tensordb.maintenance.judging import Unreadable
 from tensordb.maintenance.marking import Findings
+from tensordb.maintenance.reports import DamagedRecord, DamagedTensor, DamagedWeight, RepairReport, VerifyReport
 from tensordb.maintenance.rewriting import rewrite_damaged, rewrite_pages
 from tensordb.maintenance.surrounding import damaged_surroundings
 from tensordb.maintenance.verifying import (
-    DamagedRecord,
-    DamagedTensor,
-    DamagedWeight,
-    VerifyReport,
     damaged_document,
     damaged_records,
     damaged_tensors,
@@ -32,50 +28,6 @@ from tensordb.maintenance.verifying import (
     read_anew,
     verify,
 )
-
-
-@dataclass(frozen=True)
-class RepairReport:
-    """What `repair` found and did.
-
-    Attributes:
-        dry_run: Whether it only looked.
-        records: Records looked at, before anything was removed.
-        checkpoints: Checkpoints looked at.
-        weights: Weights and deltas looked at.
-        removed_records: The damaged records, which were removed.
-        damaged_tensors: The damaged tensors of checkpoints.
-        removed_checkpoints: Ids of the checkpoints that were removed for them; empty unless that was asked for.
-        removed_weights: The damaged weights and deltas, which were removed.
-        not_salvaged: What else could not be read when a database was salvaged into another folder.
-        unreadable: What cannot be read here, by name and reason; it may be sound, and stays as it is.
-        damaged_catalog: What the catalog's tables contradicted each other in, before anything was removed; salvaging
-            writes them anew, and nothing else is done about it.
-        damaged_segments: Where segment files were damaged beside what is read.
-        mended_segments: Those of them that were mended: what lives in the file, or page, was written to another. A file
-            that is being written to stays, and so does one of which a payload cannot be moved.
-    """
-
-    dry_run: bool
-    records: int = 0
-    checkpoints: int = 0
-    weights: int = 0
-    removed_records: tuple[DamagedRecord, ...] = ()
-    damaged_tensors: tuple[DamagedTensor, ...] = ()
-    removed_checkpoints: tuple[str, ...] = ()
-    removed_weights: tuple[DamagedWeight, ...] = ()
-    not_salvaged: tuple[str, ...] = ()
-    unreadable: tuple[Unreadable, ...] = ()
-    damaged_catalog: tuple[str, ...] = ()
-    damaged_segments: tuple[str, ...] = ()
-    mended_segments: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything could be read, and nothing was damaged."""
-        damaged = self.removed_records or self.damaged_tensors or self.removed_weights
-        elsewhere = self.damaged_catalog or self.damaged_segments
-        return not (damaged or elsewhere or self.not_salvaged or self.unreadable)
 
 
 def repair(db: Database, *, drop_checkpoints: bool, dry_run: bool) -> RepairReport:

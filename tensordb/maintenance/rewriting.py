@@ -14,8 +14,7 @@ from tensordb.engine import Database
 from tensordb.engine.moving import move_segment
 from tensordb.engine.recoding import leave_dead_rows_out
 from tensordb.errors import DatasetNotFoundError
-from tensordb.maintenance.marking import DamagedPage
-from tensordb.maintenance.verifying import DamagedRecord
+from tensordb.maintenance.reports import DamagedPage, DamagedRecord
 
 _SMALL_NBYTES = 16 << 20
 """Segments below this are put together: each run of a program may leave one."""

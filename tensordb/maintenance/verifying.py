@@ -7,7 +7,6 @@ others from being looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 
 import duckdb
@@ -29,101 +28,13 @@ from tensordb.catalog.records import RecordRow
 from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
 from tensordb.errors import DatasetNotFoundError
-from tensordb.maintenance.judging import Unreadable, error_in, is_damage, tried
-from tensordb.maintenance.marking import DamagedPage, Findings
+from tensordb.maintenance.judging import error_in, is_damage, tried
+from tensordb.maintenance.marking import Findings
+from tensordb.maintenance.reports import DamagedPage, DamagedRecord, DamagedTensor, DamagedWeight, VerifyReport
 from tensordb.maintenance.surrounding import damaged_surroundings
 
 _OBJECTS_AT_ONCE = 256
 _DOCUMENTS_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class DamagedRecord:
-    """A record whose stored bytes are not what was written.
-
-    Attributes:
-        reason: What does not match, with the object and the place.
-        seq: Its number in the catalog, which no other record of the dataset is given.
-        object_id: Of the object that holds it, in hex.
-    """
-
-    dataset: str
-    record_id: str
-    reason: str
-    seq: int = field(default=-1, repr=False, compare=False)
-    object_id: str = field(default="", repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class DamagedTensor:
-    """A tensor of a checkpoint whose stored bytes are not what was saved; its name is "" for the rest of the state.
-
-    Attributes:
-        reason: What does not match, with the object and the place.
-    """
-
-    run: str
-    step: int | None
-    checkpoint_id: str
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class DamagedWeight:
-    """A weight, or a delta, whose stored bytes are not what was stored.
-
-    Attributes:
-        hash: Its hash.
-        base_hash: For a delta the hash of the base it was stored with, else None.
-        reason: What does not match, with the object and the place.
-    """
-
-    hash: str
-    base_hash: str | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What `verify` found.
-
-    Attributes:
-        records: Records looked at.
-        objects: Objects read back, every byte of them.
-        damaged: The records that cannot be read as they were written.
-        checkpoints: Checkpoints looked at.
-        damaged_tensors: The tensors of checkpoints that cannot be read as they were saved.
-        weights: Weights and deltas looked at.
-        damaged_weights: Those that cannot be read as they were stored.
-        catalog_blocks: Blocks of the catalog's file whose checksums were compared; 0 where one dataset or run was
-            asked for, and for a database in memory.
-        damaged_catalog: What the catalog's tables contradict each other in, a sentence each.
-        damaged_segments: Where segment files are damaged beside what is read (header, footer, padding, rows of pages
-            that were deleted), likewise.
-        unreadable: What cannot be read here, by name and reason: nobody can tell whether it is damaged, and nothing
-            is done to it.
-        damaged_pages: The pages among `damaged_segments`.
-    """
-
-    records: int
-    objects: int
-    damaged: tuple[DamagedRecord, ...] = field(default=())
-    checkpoints: int = 0
-    damaged_tensors: tuple[DamagedTensor, ...] = field(default=())
-    weights: int = 0
-    damaged_weights: tuple[DamagedWeight, ...] = field(default=())
-    catalog_blocks: int = 0
-    damaged_catalog: tuple[str, ...] = field(default=())
-    damaged_segments: tuple[str, ...] = field(default=())
-    unreadable: tuple[Unreadable, ...] = ()
-    damaged_pages: tuple[DamagedPage, ...] = field(default=(), repr=False, compare=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything was read, and nothing is damaged."""
-        of_payloads = self.damaged or self.damaged_tensors or self.damaged_weights
-        return not (of_payloads or self.damaged_catalog or self.damaged_segments or self.unreadable)
 
 
 def verify(db: Database, name: str | None) -> VerifyReport:

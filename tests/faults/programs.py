@@ -71,6 +71,11 @@ def run(code: str, *arguments: object) -> str:
     return finish(start(code, *arguments))
 
 
+def in_another_process(folder: Path, statements: str) -> None:
+    """Run statements in another process, with the database in a folder as `db`."""
+    run(f"with TensorStorage(folder) as db:\n{textwrap.indent(statements, '    ')}", folder)
+
+
 def run_each(codes: Sequence[str], parent: Path) -> None:
     """Run each piece of code to the end of an interpreter of its own; its `folder` is its number inside `parent`.
 

@@ -8,7 +8,6 @@ import torch
 
 from tensordb import TensorStorage
 
-from .another import Another, another
 from .kept import Kept
 
 
@@ -44,10 +43,3 @@ def runs(data: TensorStorage) -> TensorStorage:
             record_id=f"r{step}",
         )
     return data
-
-
-@pytest.fixture(scope="session")
-def in_another_process() -> Iterator[Another]:
-    """Run statements in another process."""
-    with another() as run:
-        yield run

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tensordb import CacheConfig, CacheStats, IntegrityError, InvalidInputError, TensorNotFoundError, TensorStorage
-from tests.storage.another import Another
+from tests.faults.programs import in_another_process
 from tests.storage.tensors import DTYPES, same, sample
 
 SOON = CacheConfig(decoded_bytes=1 << 20, encoded_bytes=1 << 20, promote_after=1)
@@ -158,9 +158,7 @@ def test_nothing_is_stale_after_a_change(place: Path | None, change: str) -> Non
 
 
 @pytest.mark.parametrize("change", ["update", "delete", "transaction"])
-def test_nothing_is_stale_after_a_change_by_another_process_between_two_reads(
-    tmp_path: Path, change: str, in_another_process: Another
-) -> None:
+def test_nothing_is_stale_after_a_change_by_another_process_between_two_reads(tmp_path: Path, change: str) -> None:
     with TensorStorage(tmp_path, cache=SOON) as db:
         db.create_dataset("data")
         key = db.insert("data", torch.ones(50), {"old": 1}, record_id="mine")
@@ -183,7 +181,7 @@ def test_nothing_is_stale_after_a_change_by_another_process_between_two_reads(
         assert read(db, other).sum() == 3
 
 
-def test_inserts_of_others_cost_a_cached_record_nothing(tmp_path: Path, in_another_process: Another) -> None:
+def test_inserts_of_others_cost_a_cached_record_nothing(tmp_path: Path) -> None:
     with TensorStorage(tmp_path, cache=SOON) as db:
         db.create_dataset("data")
         key = db.insert("data", torch.ones(50))

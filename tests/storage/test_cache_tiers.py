@@ -13,7 +13,7 @@ import torch
 
 from tensordb import CacheConfig, IntegrityError, Record, TensorNotFoundError, TensorStorage
 from tensordb.engine import TensorCache
-from tests.storage.another import Another
+from tests.faults.programs import in_another_process
 from tests.storage.tensors import DTYPES, same, sample
 from tests.storage.test_cache import hits
 
@@ -50,7 +50,7 @@ def warm(db: TensorStorage, tier: str, keys: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("elements", [50, 6000])
 def test_what_another_process_did_is_seen_at_the_next_read_whatever_tier_answered(
-    tmp_path: Path, elements: int, in_another_process: Another
+    tmp_path: Path, elements: int
 ) -> None:
     keys = ["updated", "deleted", "replaced", "kept"]
     with ExitStack() as stack:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tensordb import AlreadyExistsError, InvalidInputError, InvalidQueryError, NotFoundError, TensorStorage
-
-from .another import Another
+from tests.faults.programs import in_another_process
 
 CONDITIONS: list[tuple[str, Any]] = [
     ("metadata.tag = 'k7'", None),
@@ -135,7 +134,7 @@ def test_a_transaction_sees_its_own_index_and_undoes_it(indexed: TensorStorage) 
     assert_answers_are_right(indexed)
 
 
-def test_an_index_is_there_for_other_processes_and_after_reopening(tmp_path: Path, in_another_process: Another) -> None:
+def test_an_index_is_there_for_other_processes_and_after_reopening(tmp_path: Path) -> None:
     with TensorStorage(tmp_path) as db:
         db.create_dataset("data")
         db.insert_many(
