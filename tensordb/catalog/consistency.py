@@ -22,6 +22,7 @@ from tensordb.catalog.rows import first, scalar
 
 KEYS_AT_ONCE = 1024
 """Keys looked up by a statement: with more than 2048 DuckDB reads the whole table."""
+_TABLES_AT_ONCE = 64
 _LOOK_UPS = 4
 """Statements that look up keys of one index, evenly taken from its table; another one takes the newest."""
 
@@ -91,8 +92,12 @@ def _tables(con: duckdb.DuckDBPyConnection) -> set[str]:
 
 def _filled(con: duckdb.DuckDBPyConnection, tables: set[str]) -> set[str]:
     """Return the tables that have rows: of the others there is nothing to be asked, and each question takes time."""
-    counts = (f"SELECT '{name}', count(*) FROM tensordb.{quoted(name)}" for name in sorted(tables))
-    return {name for name, rows in con.execute(" UNION ALL ".join(counts)).fetchall() if rows}
+    names, filled = sorted(tables), set[str]()
+    for begin in range(0, len(names), _TABLES_AT_ONCE):  # planning many takes a time that grows with their square
+        some = names[begin : begin + _TABLES_AT_ONCE]
+        counts = (f"SELECT {number}, count(*) FROM tensordb.{quoted(name)}" for number, name in enumerate(some))
+        filled |= {some[number] for number, rows in con.execute(" UNION ALL ".join(counts)).fetchall() if rows}
+    return filled
 
 
 def _name(row: DatasetRow) -> str:

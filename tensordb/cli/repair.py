@@ -51,6 +51,7 @@ def _lines(report: RepairReport) -> list[str]:
         *(f"lost: {each}" for each in report.not_salvaged),
         *(f"damaged, kept: catalog: {each}" for each in report.damaged_catalog),
         *(f"{_fate(report, each)}: {each}" for each in report.damaged_segments),
+        *([f"mending stopped: {report.mending_stopped}"] if report.mending_stopped else []),
         *(f"unreadable here, kept: {each.name}: {each.reason}" for each in report.unreadable),
     ]
 

@@ -239,13 +239,18 @@ class Chunks:
         return [each.read(0, where.total).reshape(-1, where.count)[rows].reshape(-1) for each in self._parameters]
 
     def exceptions_of_rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """Return the exceptions of records of a page that are given in ascending order, as if it had no others."""
+        """Return the exceptions of records of a page that are given in ascending order, as if it had no others.
+
+        Values of other records are not read: they may be damaged.
+        """
         if not self._exceptions:
             return np.empty(0, np.int64), np.empty(0, WORDS[self.itemsize])
         found, within_record = np.divmod(self._positions.astype(np.int64), self.record_elements)
         kept = np.isin(found, rows)
         places = np.searchsorted(rows, found[kept]) * self.record_elements + within_record[kept]
-        return places, self._exceptions[1].read(0, self.descriptor.exceptions)[kept]
+        spans = (within(self._positions, row * self.record_elements, (row + 1) * self.record_elements) for row in rows)
+        values = [self._exceptions[1].read(first, last) for first, last in spans if first < last]
+        return places, np.concatenate(values) if values else np.empty(0, WORDS[self.itemsize])
 
     def put_exceptions(self, out: Bytes, start: int, stop: int) -> None:
         """Put the exceptions among elements start to stop (exclusive) into `out`, which holds their bytes."""

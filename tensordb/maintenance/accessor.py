@@ -83,8 +83,9 @@ class Maintenance:
 
         The database is read whole, as by `verify`, and what is damaged is looked at once more in the write that takes
         it out. What can be read stays, what others mended or replaced meanwhile too, and so does what only cannot be
-        read here. All that was removed is named in the report. Segment files that are damaged beside their payloads are
-        written anew. A database that cannot be opened is for ``tensordb repair PATH TARGET``.
+        read here. All that was removed is named in the report. Segment files, and pages, that are damaged beside what
+        is read are written anew; the report says what kept it from that. A database that cannot be opened is for
+        ``tensordb repair PATH TARGET``.
 
         Args:
             drop_checkpoints: Remove checkpoints that have damaged tensors, too. Without, they are only named, and their

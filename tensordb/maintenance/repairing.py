@@ -7,6 +7,7 @@ goes, in the write that takes it out: what was mended, replaced or deleted in be
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ import duckdb
 from tensordb.catalog import checkpoint_documents, checkpoint_tensors, checkpoints, objects, records, weights
 from tensordb.catalog.ids import CHECKPOINT_NONCE, sequence_of
 from tensordb.engine import Database
-from tensordb.errors import DatasetNotFoundError
+from tensordb.errors import DatabaseBusyError, DatasetNotFoundError, StoreError
 from tensordb.maintenance.marking import Findings
 from tensordb.maintenance.reports import DamagedRecord, DamagedTensor, DamagedWeight, RepairReport, VerifyReport
 from tensordb.maintenance.rewriting import rewrite_damaged, rewrite_pages
@@ -52,9 +53,37 @@ def remove_damaged(db: Database, found: VerifyReport, *, drop_checkpoints: bool)
         tensors = tuple(_remove_checkpoints(db, tensors))
         broken = [each.checkpoint_id for each in tensors]
     db.reader.forget()
-    mended = [*rewrite_pages(db, found.damaged_pages, gone), *rewrite_damaged(db, damaged_surroundings(db))]
     report = _report(found, False, gone, tensors, dict.fromkeys(broken), gone_weights)
-    return replace(report, mended_segments=tuple(mended))
+    stopped = _mend(db, found, gone)
+    still = _still_damaged_beside(db, found) if found.damaged_segments else set()
+    mended = tuple(each for each in found.damaged_segments if each not in still)
+    return replace(report, mended_segments=mended, mending_stopped=stopped)
+
+
+def _mend(db: Database, found: VerifyReport, gone: Sequence[DamagedRecord]) -> str | None:
+    """Write anew what is damaged beside what is read; return what kept it from that. What went is to be told anyway."""
+    if db.read_only:
+        return "the database was opened with read_only=True" if found.damaged_segments else None
+    try:
+        rewrite_pages(db, found.damaged_pages, gone)
+        rewrite_damaged(db, {*found.damaged_files, *damaged_surroundings(db)})
+    except (StoreError, DatabaseBusyError) as error:
+        return str(error)
+    return None
+
+
+def _still_damaged_beside(db: Database, found: VerifyReport) -> set[str]:
+    """Return what is still damaged, now that it was to be mended."""
+    still = {sentence for said in damaged_surroundings(db).values() for sentence in said}
+    for name in {page.dataset for page in found.damaged_pages}:
+        pages = {page.object_id: page.sentence for page in found.damaged_pages if page.dataset == name}
+        findings = Findings()
+        with contextlib.suppress(DatasetNotFoundError):  # deleted meanwhile
+            with db.catalog.read() as con:
+                rows = records.everything(con, db.catalog.known.dataset(con, name))
+            damaged_records(db, name, [row for row in rows if row.object_id in pages], findings)
+        still |= {pages[page.object_id] for page in findings.pages}
+    return still
 
 
 def _report(

@@ -79,10 +79,11 @@ class VerifyReport:
             asked for, and for a database in memory.
         damaged_catalog: What the catalog's tables contradict each other in, a sentence each.
         damaged_segments: Where segment files are damaged beside what is read (header, footer, padding, rows of pages
-            that were deleted), likewise.
+            that no record names), likewise.
         unreadable: What cannot be read here, by name and reason: nobody can tell whether it is damaged, and nothing
             is done to it.
         damaged_pages: The pages among `damaged_segments`.
+        damaged_files: The ids of the segments among them.
     """
 
     records: int
@@ -97,6 +98,7 @@ class VerifyReport:
     damaged_segments: tuple[str, ...] = field(default=())
     unreadable: tuple[Unreadable, ...] = ()
     damaged_pages: tuple[DamagedPage, ...] = field(default=(), repr=False, compare=False)
+    damaged_files: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -125,6 +127,8 @@ class RepairReport:
         damaged_segments: Where segment files were damaged beside what is read.
         mended_segments: Those of them that were mended: what lives in the file, or page, was written to another. A file
             that is being written to stays, and so does one of which a payload cannot be moved.
+        mending_stopped: What kept the others from being mended (a full disk, a database that others hold, one that was
+            opened to be read), None where nothing did.
     """
 
     dry_run: bool
@@ -140,6 +144,7 @@ class RepairReport:
     damaged_catalog: tuple[str, ...] = ()
     damaged_segments: tuple[str, ...] = ()
     mended_segments: tuple[str, ...] = ()
+    mending_stopped: str | None = None
 
     @property
     def ok(self) -> bool:

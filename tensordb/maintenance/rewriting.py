@@ -7,7 +7,7 @@ live writer holds it; a reader that mapped it keeps its map.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 
 from tensordb.catalog import objects
 from tensordb.engine import Database
@@ -36,25 +36,21 @@ def rewrite_mostly_dead(db: Database, min_dead: float) -> tuple[int, dict[bytes,
     return moved, damaged
 
 
-def rewrite_damaged(db: Database, found: Mapping[int, Sequence[str]]) -> list[str]:
-    """Write what lives in these segments, damaged beside their payloads, to another; return what is mended by that.
+def rewrite_damaged(db: Database, segments: Collection[int]) -> None:
+    """Write what lives in these segments, damaged beside their payloads, to another, and remove them.
 
     A segment that somebody writes to, or of which a payload cannot be moved, stays.
     """
-    if not found:
-        return []
+    if not segments:
+        return
     db.payloads.seal()  # perhaps one of them is the one that this process would append to next
-    idle = {info.id for info in db.payloads.segments() if not info.live}
-    for segment in idle & set(found):
+    for segment in {info.id for info in db.payloads.segments() if not info.live}.intersection(segments):
         move_segment(db, segment)
-    db.payloads.seal()
-    remove_dead(db)
-    there = {info.id for info in db.payloads.segments()}
-    return [sentence for segment, said in found.items() if segment not in there for sentence in said]
+    remove_dead(db, only=segments)
 
 
-def rewrite_pages(db: Database, found: Sequence[DamagedPage], gone: Iterable[DamagedRecord]) -> list[str]:
-    """Write pages anew without their deleted rows, where damage is among these; return what is mended by that.
+def rewrite_pages(db: Database, found: Iterable[DamagedPage], gone: Iterable[DamagedRecord]) -> None:
+    """Write pages anew without the rows that nothing names, where damage is among these.
 
     Args:
         db: The database.
@@ -66,20 +62,18 @@ def rewrite_pages(db: Database, found: Sequence[DamagedPage], gone: Iterable[Dam
         pages.setdefault(page.dataset, set()).add(page.object_id)
     for record in gone:
         pages.setdefault(record.dataset, set()).add(bytes.fromhex(record.object_id))
-    damaged = set[bytes]()
     for name, ids in pages.items():
         with contextlib.suppress(DatasetNotFoundError):  # deleted meanwhile
-            damaged |= leave_dead_rows_out(db, name, ids).damaged.keys()
-    return [page.sentence for page in found if page.object_id not in damaged]
+            leave_dead_rows_out(db, name, ids)
 
 
-def remove_dead(db: Database) -> int:
-    """Remove the segments that nothing names; return how many."""
+def remove_dead(db: Database, *, only: Collection[int] | None = None) -> int:
+    """Remove the segments, or some of them, that nothing names; return how many."""
     with db.catalog.read() as con:
         live = objects.live_nbytes(con)
     if any(info.live and info.id not in live for info in db.payloads.segments()):
         db.payloads.seal()  # perhaps it is the one that this process would append to next
     with db.catalog.write("collecting garbage") as con:
         live = objects.live_nbytes(con)
-        dead = [info for info in db.payloads.segments() if info.id not in live]
+        dead = [info for info in db.payloads.segments() if info.id not in live and (only is None or info.id in only)]
         return sum(db.payloads.remove(info.id) for info in dead)

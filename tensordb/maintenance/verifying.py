@@ -68,6 +68,7 @@ def verify(db: Database, name: str | None) -> VerifyReport:
             unreadable=tuple(findings.unreadable),
             damaged_pages=tuple(findings.pages),
         )
+    around = damaged_surroundings(db)
     found, ids, tensors = _verify_checkpoints(db, None, findings)
     stored, more, broken_weights = _verify_weights(db, findings)
     findings.mark(db)
@@ -82,9 +83,10 @@ def verify(db: Database, name: str | None) -> VerifyReport:
         tuple(broken_weights),
         compared,
         tuple(contradictions),
-        (*chain.from_iterable(damaged_surroundings(db).values()), *(page.sentence for page in findings.pages)),
+        (*chain.from_iterable(around.values()), *(page.sentence for page in findings.pages)),
         unreadable=tuple(findings.unreadable),
         damaged_pages=tuple(findings.pages),
+        damaged_files=tuple(around),
     )
 
 
@@ -246,8 +248,8 @@ def _damaged_of(
     errors = {row: _error_of(db, name, row, whole=False) for row in sharing}
     met = {row: each for row, each in errors.items() if each is not None}
     if not met and is_damage(error) and sharing[0].page_row is not None:
-        where = f"a page of dataset {name!r}, among rows that were deleted"
-        findings.pages.append(DamagedPage(name, sharing[0].object_id, f"{where}: {error}"))
+        where = f"page {sharing[0].object_id.hex()} of dataset {name!r}, among rows that none of its records names"
+        findings.pages.append(DamagedPage(name, sharing[0].object_id, f"{where}: {error.__cause__ or error}"))
         return []
     # Of a tensor alone, damage that reading it does not meet is still damage.
     met = met or dict.fromkeys(sharing, error)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
-from tensordb import TensorStorage
+from tensordb import CompressionConfig, TensorStorage
 from tensordb.payloads.layout import BLOCK_BYTES
-from tests.faults.programs import made
+from tests.faults.programs import in_forked_child, made
 from tests.faults.scenarios import build, contents
 
 
@@ -122,10 +125,81 @@ def test_damage_among_rows_that_were_deleted_before_costs_no_record(tmp_path: Pa
     with TensorStorage(folder) as db:
         report = db.verify("d")
         assert report.damaged == ()
-        assert ["rows that were deleted" in each for each in report.damaged_segments] == [True]
+        assert ["rows that none of its records names" in each for each in report.damaged_segments] == [True]
         report = db.maintenance.repair()
         assert report.removed_records == ()
         assert report.mended_segments == report.damaged_segments != ()
         assert db.verify().ok
         for key, row in zip(keys[:8], rows, strict=False):
             assert db.get_tensor_by_id("d", key).tensor.equal(row)
+
+
+def test_exceptions_of_deleted_rows_may_be_damaged(tmp_path: Path) -> None:
+    folder, rows = tmp_path / "db", made(3, 64 * 2_000).reshape(64, 2_000)
+    rows[40:, ::30] = torch.nan
+    config = CompressionConfig("none", quantization="int8", quantization_kwargs={"granularity": "per_tensor"})
+    with TensorStorage(folder, compression_config=config) as db:
+        db.create_dataset("d")
+        keys = db.insert_many("d", rows)
+        kept = {key: db.get_tensor_by_id("d", key).tensor for key in keys[:32]}
+        for key in keys[32:]:
+            db.delete_tensor("d", key)
+        (page,) = db.sql("SELECT position, stored_nbytes AS nbytes FROM tensordb.objects").to_pylist()
+    (file,) = (folder / "segments").iterdir()
+    flip(file, page["position"] + page["nbytes"] - 100)
+    with TensorStorage(folder) as db:
+        report = db.maintenance.repair()
+        assert report.removed_records == ()
+        assert report.mended_segments == report.damaged_segments != ()
+        assert db.verify().ok
+        assert {each.id: each.encoding.quantization for each in db.scan("d")} == dict.fromkeys(kept, "int8")
+        assert all(db.get_tensor_by_id("d", key).tensor.equal(tensor) for key, tensor in kept.items())
+
+
+def test_a_file_of_which_all_was_damaged_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "db"
+    with TensorStorage(folder, compression_preset="none") as db:
+        db.create_dataset("d")
+        db.insert("d", made(1, 9_000), record_id="a")
+    (file,) = (folder / "segments").iterdir()
+    flip(file, 3)
+    flip(file, file.stat().st_size // 2)
+    with TensorStorage(folder) as db:
+        report = db.maintenance.repair()
+        assert [each.record_id for each in report.removed_records] == ["a"]
+        assert report.mended_segments == report.damaged_segments != ()
+        assert not file.exists()
+        assert db.verify().ok
+
+
+def test_what_cannot_be_mended_is_said_beside_what_was_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "db"
+    with TensorStorage(folder, compression_preset="none") as db:
+        db.create_dataset("d")
+        db.insert("d", made(1, 9_000), record_id="a")
+        db.insert("d", made(2, 2_000_000), record_id="b")
+    (file,) = (folder / "segments").iterdir()
+    flip(file, 3)
+    flip(file, file.read_bytes().index(made(1, 9_000).numpy().tobytes()[:100]))
+    in_forked_child(lambda: _repair_without_room(folder))
+    with TensorStorage(folder, read_only=True) as db:
+        report = db.maintenance.repair()
+        assert report.mended_segments == ()
+        assert report.mending_stopped is not None
+        assert "read_only" in report.mending_stopped
+    with TensorStorage(folder) as db:
+        assert len(db.maintenance.repair().mended_segments) == 1
+        assert db.verify().ok
+        assert db.get_tensor_by_id("d", "b").tensor.equal(made(2, 2_000_000))
+
+
+def _repair_without_room(folder: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with TensorStorage(folder) as db:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        report = db.maintenance.repair()
+        assert [each.record_id for each in report.removed_records] == ["a"]
+        assert report.mended_segments == ()
+        assert report.damaged_segments
+        assert report.mending_stopped
+        assert db.get_tensor_by_id("d", "b").tensor.equal(made(2, 2_000_000))
