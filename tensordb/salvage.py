@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -18,22 +19,31 @@ from typing import BinaryIO
 import duckdb
 
 from tensordb import files
+from tensordb.catalog.block_mending import Mended, damaged_metadata, mend, trust
+from tensordb.catalog.blocks import check
 from tensordb.catalog.failures import is_damage
 from tensordb.catalog.locks import CatalogLocks
+from tensordb.catalog.proving import mend_headers, mend_metadata, mend_padding
 from tensordb.catalog.rebuilding_apart import rebuild_apart
-from tensordb.catalog.reconciling import reconcile
+from tensordb.catalog.reconciling import Reconciled, reconcile
+from tensordb.catalog.remaking import REMADE, remake, remake_specs
 from tensordb.encoding import PayloadReader
 from tensordb.engine.chaining import UNREADABLE, readers_of
-from tensordb.engine.recovering import objects_in
+from tensordb.engine.recovering import database_id_in, objects_in, spec_in
 from tensordb.engine.scanning import Place, payloads_in
 from tensordb.errors import AlreadyExistsError, IntegrityError, NotFoundError, StoreError
 from tensordb.maintenance import RepairReport
 from tensordb.payloads.files import make_folders, store_error, write_all
+from tensordb.payloads.writer import segment_of
 from tensordb.storage import TensorStorage
+from tensordb.tensors import nbytes_of
 
 DATASET = "salvaged"
 """Where tensors go whose names are lost."""
+_AGAIN = REMADE | {"specs", "objects", "deltas"}
+"""Tables whose rows are made anew from what else there is."""
 _WITH_IT = "with names, metadata, checkpoints and the smallest tensors"
+_UNPROVEN = "the proof that the names, types and numbers of rows in block {} of the catalog are right: some byte is not"
 _PIECE = 1 << 20
 """Bytes that are copied at once, and given up together where the disk returns an error."""
 
@@ -140,12 +150,22 @@ def _with_catalog(target: Path) -> RepairReport:
     """Repair the copy, if need be without its write-ahead log, if need be from its segments alone."""
     catalog, log = target / "catalog.duckdb", target / "catalog.duckdb.wal"
     lost = [] if catalog.exists() else [f"the catalog, which is missing, {_WITH_IT}"]
+    mended = _mended(catalog) if catalog.exists() else []
     while catalog.exists():
         try:
-            return _repaired(target, [*lost, *_rebuilt(target)])
+            found = _repaired(target, _rebuilt(target))
+            return replace(
+                found,
+                not_salvaged=(*lost, *found.not_salvaged),
+                mended_catalog=tuple(each.sentence for each in mended),
+            )
         except Exception as error:
             if not _is_damage(error):
                 raise
+            if damaged := damaged_metadata(catalog):
+                trust(catalog, damaged)
+                lost += [_UNPROVEN.format(block) for block in damaged]
+                continue
             if log.exists():
                 lost.append(f"the catalog's write-ahead log, with what was written last: {error}")
                 files.unlink(log)
@@ -155,6 +175,15 @@ def _with_catalog(target: Path) -> RepairReport:
     return _from_segments(target, lost)
 
 
+def _mended(catalog: Path) -> list[Mended]:
+    """Put right what the catalog's checksums tell; return what that was."""
+    done = mend_headers(catalog) + mend(catalog)
+    for mend_more in (mend_padding, mend_metadata):
+        if check(catalog).damaged:
+            done += mend_more(catalog)
+    return done
+
+
 def _is_damage(error: Exception) -> bool:
     """Whether the catalog cannot be read because of what it holds: all else passes, and must cost nothing."""
     if isinstance(error, StoreError):
@@ -162,23 +191,41 @@ def _is_damage(error: Exception) -> bool:
     return isinstance(error, IntegrityError)
 
 
-def _rebuilt(target: Path) -> list[str]:
-    """Write the catalog anew; return what of it is lost."""
-    lost = rebuild_apart(target / "catalog.duckdb")
+def _rebuilt(target: Path) -> Reconciled:
+    """Write the catalog anew; return what of it is lost, and whose names are."""
+    catalog, segments = target / "catalog.duckdb", target / "segments"
+    rows = rebuild_apart(catalog)
+    lost = [f"up to {n:,} rows of the catalog's table {name!r}" for name, n in rows.items() if name not in _AGAIN]
+    if rows.keys() & REMADE:
+        lost += remake(catalog, database_id_in(segments))
     # Whether all of these are found, the records that name them tell.
-    found = list(objects_in(target / "segments")) if lost.pop("objects", 0) else []
-    told = reconcile(target / "catalog.duckdb", found)
-    return [*(f"up to {rows:,} rows of the catalog's table {name!r}" for name, rows in lost.items()), *told]
+    found = reconcile(catalog, list(objects_in(segments)) if rows.keys() & {"objects", "deltas"} else [])
+    lost += found.lost
+    unnamed = found.unnamed if lost else {}
+    if "specs" in rows:
+        lost += remake_specs(catalog, lambda sample: spec_in(segments, sample), nbytes_of)
+        again = reconcile(catalog)
+        lost += again.lost
+        unnamed |= again.unnamed
+    return Reconciled(lost, unnamed)
 
 
-def _repaired(target: Path, lost: list[str]) -> RepairReport:
-    """Repair the copy, whose catalog was written anew."""
+def _repaired(target: Path, rebuilt: Reconciled) -> RepairReport:
+    """Repair the copy, whose catalog was written anew, and keep the tensors whose names are lost."""
+    lost = rebuilt.lost
     with TensorStorage(target) as db:
         for name in db.list_datasets():
             for each in db.list_indexes(name):
                 db.drop_index(name, each)
                 db.create_index(name, each)
         found = db.maintenance.repair()
+        if rebuilt.unnamed:
+            dataset = DATASET
+            while db.dataset_exists(dataset):
+                dataset += "-"
+            db.create_dataset(dataset)
+            lost += _keep(db, dataset, target / "segments", rebuilt.unnamed)
+            lost.append(f"the names of {db.count(dataset):,} tensors, which are in the dataset {dataset!r} now")
     return replace(found, not_salvaged=tuple(lost))
 
 
@@ -189,27 +236,36 @@ def _from_segments(target: Path, lost: list[str]) -> RepairReport:
     for name in ("catalog.duckdb", "catalog.duckdb.wal", "catalog.duckdb.new", "catalog.duckdb.rebuilt"):
         with contextlib.suppress(FileNotFoundError):
             files.unlink(target / name)
-    places: list[Place] = []
-    for file in sorted(old.iterdir()):
-        for found in payloads_in(file):
-            if isinstance(found, Place):
-                places.append(found)
-            else:
-                lost.append(found)
     with TensorStorage(target) as db:
         db.create_dataset(DATASET)
-        for place, reader in readers_of(places):
-            try:
-                _insert(db, place, reader)
-            except UNREADABLE as error:
-                lost.append(f"the tensor in {place.file.name} at byte {place.begin}: {error}")
+        lost += _keep(db, DATASET, old, None)
         count = db.count(DATASET)
     files.remove_tree(old)
     return RepairReport(dry_run=False, records=count, not_salvaged=tuple(lost))
 
 
-def _insert(db: TensorStorage, place: Place, reader: PayloadReader | Exception) -> None:
+def _keep(
+    db: TensorStorage, dataset: str, segments: Path, only: Mapping[tuple[int, int], str | None] | None
+) -> Iterator[str]:
+    """Insert tensors of segments into a dataset, all or those at the places given; yield what cannot be read."""
+    places: list[Place] = []
+    for file in sorted(segments.iterdir()):
+        for found in payloads_in(file):
+            if isinstance(found, Place):
+                places.append(found)
+            elif only is None:
+                yield found
+    for place, reader in readers_of(places):
+        key = (segment_of(place.file.name) or 0, place.begin)
+        if only is None or key in only:
+            try:
+                _insert(db, dataset, place, reader, only[key] if only is not None else None)
+            except UNREADABLE as error:
+                yield f"the tensor in {place.file.name} at byte {place.begin}: {error}"
+
+
+def _insert(db: TensorStorage, dataset: str, place: Place, reader: PayloadReader | Exception, name: str | None) -> None:
     if isinstance(reader, Exception):
         raise reader
-    base = (reader.base_id or b"").hex()
-    db.insert(DATASET, reader.decode(), {"segment": place.file.stem, "offset": place.begin, "base": base})
+    told = {"segment": place.file.stem, "offset": place.begin, "base": (reader.base_id or b"").hex()}
+    db.insert(dataset, reader.decode(), told | ({} if name is None else {"name": name}))

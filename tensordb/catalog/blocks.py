@@ -12,24 +12,29 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tensordb.errors import StoreError
 
-_HEADER_BYTES = 4096
-_HEADERS = 3
-_CHECKSUM_BYTES = 8
-_SEED = 5381
-_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
+HEADER_BYTES = 4096
+HEADERS = 3
+CHECKSUM_BYTES = 8
+FACTOR = np.uint64(0xBF58476D1CE4E5B9)
+"""By which each word of 8 bytes is multiplied before all are summed up without carry."""
+_SEED = np.uint64(5381)
 _NOWHERE = 2**64 - 1
+_SIZES = {1 << bits for bits in range(1, 19)}
+"""That a block, or the vectors of a query, can have."""
+_MOST_VERSION = 1 << 16
 _PARTS_OF_A_BLOCK = 64
 """Pieces of a block that DuckDB's own metadata is chained of, the list of free blocks among it."""
 _PLACE_BITS = 56
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """What the newer of the two headers that take turns says."""
 
     block_bytes: int
@@ -37,11 +42,26 @@ class _Layout:
     free_list: int
 
     def offset(self, block: int) -> int:
-        return _HEADERS * _HEADER_BYTES + block * self.block_bytes
+        """Return where a block begins in the file."""
+        return HEADERS * HEADER_BYTES + block * self.block_bytes
 
     @property
     def part_bytes(self) -> int:
-        return (self.block_bytes - _CHECKSUM_BYTES) // _PARTS_OF_A_BLOCK // 8 * 8
+        """Bytes of a piece of metadata."""
+        return (self.block_bytes - CHECKSUM_BYTES) // _PARTS_OF_A_BLOCK // 8 * 8
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What the file lists of its blocks.
+
+    Attributes:
+        free: Numbers of the blocks that hold nothing.
+        metadata: Of those that hold the names of tables, and where their rows are; empty where that cannot be read.
+    """
+
+    free: frozenset[int]
+    metadata: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -79,31 +99,45 @@ def check(path: Path) -> Blocks:
 
 
 def _check(descriptor: int) -> Blocks:
-    headers = [os.pread(descriptor, _HEADER_BYTES, index * _HEADER_BYTES) for index in range(_HEADERS)]
-    if not _is_whole(headers[0]):  # DuckDB has opened the file: it is another layout
+    headers = read_headers(descriptor)
+    if not is_whole(headers[0]):  # DuckDB has opened the file: it is another layout
         return Blocks()
-    damaged = [f"header {index}" for index in range(1, _HEADERS) if not _is_whole(headers[index])]
+    damaged = [f"header {index}" for index in range(1, HEADERS) if not is_whole(headers[index])]
     if damaged:
         return Blocks(damaged=tuple(damaged))
-    layout = _layout(headers[1:])
-    free = _free(descriptor, layout)
-    used = [block for block in range(layout.blocks) if free is None or block not in free]
-    damaged = [f"block {block}" for block in used if not _is_whole(_read(descriptor, layout, block))]
-    if free is None:
+    layout = layout_of(headers)
+    lists = read_lists(descriptor, layout)
+    used = in_use(layout, lists)
+    damaged = [f"block {block}" for block in used if not is_whole(read_block(descriptor, layout, block))]
+    if lists is None:
         return Blocks(len(used), tuple(damaged or ["the list of free blocks"]))
-    return Blocks(len(used), tuple(damaged), frozenset(free))
+    return Blocks(len(used), tuple(damaged), lists.free)
 
 
-def _layout(headers: list[bytes]) -> _Layout:
+def read_headers(descriptor: int) -> list[bytes]:
+    """Return the headers of a file."""
+    return [os.pread(descriptor, HEADER_BYTES, index * HEADER_BYTES) for index in range(HEADERS)]
+
+
+def layout_of(headers: list[bytes]) -> Layout:
     """Read iteration, place of the metadata, place of the free list, number of blocks, size of a block."""
-    _, _, free_list, blocks, block_bytes = max(struct.unpack_from("<5Q", header, _CHECKSUM_BYTES) for header in headers)
-    return _Layout(block_bytes, blocks, free_list)
+    newest = max(struct.unpack_from("<5Q", header, CHECKSUM_BYTES) for header in headers[1:])
+    return Layout(newest[4], newest[3], newest[2])
 
 
-def _free(descriptor: int, layout: _Layout) -> set[int] | None:
-    """Return the numbers of the blocks that are free; None where that cannot be read.
+def is_plausible(header: bytes) -> bool:
+    """Whether the numbers of one of the headers that take turns go with each other."""
+    iteration, metadata, free_list, blocks, *sizes, version = struct.unpack_from("<7Q", header, CHECKSUM_BYTES)
+    for place in (metadata, free_list):
+        if place != _NOWHERE and (place % 2**_PLACE_BITS >= blocks or place >> _PLACE_BITS >= _PARTS_OF_A_BLOCK):
+            return False
+    return max(iteration, blocks) < 2**_PLACE_BITS and set(sizes) <= _SIZES and version < _MOST_VERSION
 
-    The blocks that the list itself lies in never are: a flipped bit in it would hide itself.
+
+def read_lists(descriptor: int, layout: Layout) -> Lists | None:
+    """Return what a file lists of its blocks, None where that cannot be read.
+
+    The blocks that the list itself lies in never are free: a flipped bit in it would hide itself.
     """
     data, place, own = b"", layout.free_list, list[int]()
     while place != _NOWHERE:  # each piece begins with the place of the next
@@ -111,23 +145,54 @@ def _free(descriptor: int, layout: _Layout) -> set[int] | None:
         own.append(block)
         if block >= layout.blocks or part >= _PARTS_OF_A_BLOCK or len(own) > layout.blocks * _PARTS_OF_A_BLOCK:
             return None
-        begin = _CHECKSUM_BYTES + part * layout.part_bytes
-        piece = _read(descriptor, layout, block)[begin : begin + layout.part_bytes]
+        begin = CHECKSUM_BYTES + part * layout.part_bytes
+        piece = read_block(descriptor, layout, block)[begin : begin + layout.part_bytes]
         if len(piece) < layout.part_bytes:
             return None
         (place,) = struct.unpack_from("<Q", piece)
         data += piece[8:]
-    if not data:
-        return set()
-    (count,) = struct.unpack_from("<Q", data)
-    return set(struct.unpack_from(f"<{count}Q", data, 8)).difference(own) if 8 * (count + 1) <= len(data) else None
+    return _lists(data, own) if data else Lists(frozenset())
 
 
-def _read(descriptor: int, layout: _Layout, block: int) -> bytes:
+def _lists(data: bytes, own: list[int]) -> Lists | None:
+    """Take three lists apart: of free blocks, of those that several hold with how many, of those of metadata."""
+    tables, end = [], 0
+    for kind in ("Q", "qI", "QQ"):
+        if end + 8 > len(data):
+            break
+        (count,) = struct.unpack_from("<Q", data, end)
+        row = struct.Struct(f"<{kind}")
+        begin, end = end + 8, end + 8 + count * row.size
+        if end > len(data):
+            break
+        tables.append([number for number, *_ in row.iter_unpack(data[begin:end])])
+    if not tables:
+        return None
+    metadata = frozenset(tables[2]) | set(own) if len(tables) == 3 else frozenset(own)
+    return Lists(frozenset(tables[0]).difference(own), metadata)
+
+
+def in_use(layout: Layout, lists: Lists | None) -> list[int]:
+    """Return the numbers of the blocks that are not free; all of them where that is not known."""
+    return [block for block in range(layout.blocks) if lists is None or block not in lists.free]
+
+
+def read_block(descriptor: int, layout: Layout, block: int) -> bytes:
+    """Return a block, with its checksum."""
     return os.pread(descriptor, layout.block_bytes, layout.offset(block))
 
 
-def _is_whole(data: bytes) -> bool:
+def is_whole(data: bytes) -> bool:
     """Whether bytes are what the checksum in front of them says."""
-    words = np.frombuffer(data[: len(data) // 8 * 8], "<u8")
-    return len(words) > 1 and int(np.bitwise_xor.reduce(words[1:] * _FACTOR)) ^ _SEED == int(words[0])
+    words = words_of(data)
+    return len(words) > 1 and checksum(words[1:]) == words[0]
+
+
+def words_of(data: bytes) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Return bytes as words of 8, of which the first is a checksum."""
+    return np.frombuffer(data[: len(data) // 8 * 8], "<u8")
+
+
+def checksum(words: np.ndarray[Any, np.dtype[np.uint64]]) -> np.uint64:
+    """Return DuckDB's checksum of words."""
+    return np.uint64(np.bitwise_xor.reduce(words * FACTOR) ^ _SEED)

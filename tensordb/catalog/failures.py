@@ -28,6 +28,7 @@ _DAMAGED = (
     "deserializ",
     "does not match",
     "read enough bytes",
+    "metadatareader",
     "replaying wal",
 )
 _OF_THE_SYSTEM = (

@@ -112,6 +112,21 @@ def columns(kind: FieldType) -> FieldType | None:
     return None if kind == "NULL" else kind
 
 
+def of_column(kind: Any) -> StructOf:
+    """Return the type of the fields that a metadata column of this type, as DuckDB describes it, was made for."""
+    found = _of_column(kind)
+    return found if isinstance(found, StructOf) else StructOf()
+
+
+def _of_column(kind: Any) -> FieldType:
+    if kind.id == "struct":
+        return StructOf({name: _of_column(inner) for name, inner in kind.children})
+    if kind.id == "list":
+        return ListOf(_of_column(kind.children[0][1]))
+    scalar: Scalar = kind.id.upper()
+    return scalar if scalar in get_args(Scalar) else "VARCHAR"
+
+
 def coerce(value: Any, kind: FieldType) -> Any:
     """Return `value` as what a column of type `kind`, as `columns` gave it, holds."""
     if value is None:

@@ -2,7 +2,7 @@
 
 Invariant: every row that can be read is copied, with its key; what cannot be is counted by table. DuckDB makes its keys
 anew from the rows, so damage in their blocks costs nothing. The tables of indexes on metadata are left empty: they say
-nothing that the records do not, and a row missing in one would hide a record. `reconcile` is to follow.
+nothing that the records do not, and a row missing in one would hide a record. `remake` and `reconcile` are to follow.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from tensordb import files
 from tensordb.catalog import connection, schema
 from tensordb.catalog.failures import is_damage, is_interrupt, translated
 from tensordb.catalog.rows import first, scalar
-from tensordb.errors import FormatError, IntegrityError
+from tensordb.errors import IntegrityError
 
 _ROWS_AT_ONCE = 122_880
 """Rows of what DuckDB stores together; within one of them halves are tried."""
 _LEAST_ROWS = 2048
 """Rows that DuckDB reads at once: smaller pieces fail or succeed together."""
-_ESSENTIAL = {"info", "datasets", "specs", "runs"}
-"""Tables without which nobody can tell what the rows of the others mean."""
 
 
 def rebuild(path: Path, *, before: Callable[[str], None], avoid: Collection[str] = ()) -> dict[str, int]:
@@ -40,7 +38,7 @@ def rebuild(path: Path, *, before: Callable[[str], None], avoid: Collection[str]
         Of each table of which rows could not be copied, how many those are at most.
 
     Raises:
-        IntegrityError: What cannot be read is the names of tables, or a table without which the others mean nothing.
+        IntegrityError: What cannot be read is the names of tables.
         FormatError: The catalog is of a newer release.
         StoreError: The file system refuses.
     """
@@ -68,12 +66,11 @@ class _Copying:
 
     def everything(self) -> dict[str, int]:
         """Copy the tables; return what could not be copied."""
+        with contextlib.suppress(IntegrityError), self._reading("the format") as con:  # if it cannot be, tables tell it
+            schema.refuse_newer(con)
         with self._reading("the names of tables") as con:
             names = _copy_schema(con)
-        lost = {name: rows for name in names if (rows := self._table(name))}
-        if essential := sorted(_ESSENTIAL & set(lost)):
-            raise IntegrityError(f"the catalog's table {essential[0]!r} cannot be read")
-        return lost
+        return {name: rows for name in names if (rows := self._table(name))}
 
     def _table(self, name: str) -> int:
         """Copy a table; return how many rows are in the pieces that could not be read."""
@@ -155,24 +152,15 @@ def _both(path: Path, fresh: Path) -> duckdb.DuckDBPyConnection:
 
 def _copy_schema(con: duckdb.DuckDBPyConnection) -> list[str]:
     """Make the tables and views in the new file; return the names of the tables to be filled."""
-    _check_format(con)
     old = first(con.execute("SELECT current_database()"))
     con.execute(f'COPY FROM DATABASE "{old[0] if old else ""}" TO fresh (SCHEMA)')
     rows = con.execute(
         "SELECT table_name FROM duckdb_tables() WHERE database_name = 'fresh' AND schema_name = 'tensordb'"
     )
-    return sorted(name for (name,) in rows.fetchall() if not name.startswith("index_"))
-
-
-def _check_format(con: duckdb.DuckDBPyConnection) -> None:
-    try:
-        version = schema.format_of(con)
-    except FormatError as error:
-        raise IntegrityError(str(error)) from error
-    if version is None:
+    names = sorted(name for (name,) in rows.fetchall() if not name.startswith("index_"))
+    if not {"info", "datasets", "specs", "objects"}.issubset(names):
         raise IntegrityError("the catalog has no tables of tensordb's")
-    if version > len(schema.STEPS):
-        schema.prepare(con, writable=False)
+    return names
 
 
 def _ranges(rows: int) -> Iterator[tuple[int, int]]:

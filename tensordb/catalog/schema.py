@@ -17,7 +17,7 @@ from tensordb import files
 from tensordb.catalog.fields import quoted
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id_sql
 from tensordb.catalog.rows import first
-from tensordb.errors import FormatError, UnsupportedFormatError
+from tensordb.errors import FormatError, IntegrityError, UnsupportedFormatError
 
 
 class UpgradeNeededError(FormatError):
@@ -187,16 +187,34 @@ def prepare(con: duckdb.DuckDBPyConnection, writable: bool) -> None:
     if found is None and not writable:
         raise UpgradeNeededError("catalog.duckdb holds no tensordb catalog; open it once for writing to create one")
     version = found or 0
-    if version > len(STEPS):
-        raise UnsupportedFormatError(
-            f"this database has catalog format {version}, this release knows up to {len(STEPS)}; upgrade tensordb"
-        )
+    _refuse(version)
     if version < len(STEPS):
         if not writable:
             raise UpgradeNeededError(
                 f"catalog format {version} must be upgraded to {len(STEPS)}: open it once for writing"
             )
         _upgrade(con, version)
+
+
+def refuse_newer(con: duckdb.DuckDBPyConnection) -> None:
+    """Check that a catalog, of which more may be damaged, is not of a newer release.
+
+    Raises:
+        UnsupportedFormatError: It is.
+        IntegrityError: It does not say a format.
+    """
+    try:
+        version = format_of(con)
+    except FormatError as error:
+        raise IntegrityError(str(error)) from error
+    _refuse(version or 0)
+
+
+def _refuse(version: int) -> None:
+    if version > len(STEPS):
+        raise UnsupportedFormatError(
+            f"this database has catalog format {version}, this release knows up to {len(STEPS)}; upgrade tensordb"
+        )
 
 
 def format_of(con: duckdb.DuckDBPyConnection) -> int | None:
@@ -211,6 +229,31 @@ def format_of(con: duckdb.DuckDBPyConnection) -> int | None:
             f"the catalog's format version is {row and row[0]!r}, not a number; the file is not tensordb's"
         )
     return int(row[0])
+
+
+def format_by_tables(con: duckdb.DuckDBPyConnection) -> int:
+    """Return the format version that the tables are of, for a catalog that does not say it.
+
+    Raises:
+        FormatError: They are those of none that this release knows.
+    """
+    there, version = _columns(con), 0
+    with duckdb.connect() as fresh:
+        for number, upgrade in enumerate(STEPS, 1):
+            upgrade(fresh)
+            version = number if _columns(fresh) == there else version
+    if not version:
+        raise UnsupportedFormatError("the catalog has tables of no format that this release knows; upgrade tensordb")
+    return version
+
+
+def _columns(con: duckdb.DuckDBPyConnection) -> set[tuple[str, str]]:
+    """Return the columns of all tables but those that datasets have for themselves."""
+    rows = con.execute(
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = current_database() "
+        "AND schema_name = 'tensordb'"
+    )
+    return {(table, column) for table, column in rows.fetchall() if not table.startswith(("records_", "index_"))}
 
 
 def read_everything(con: duckdb.DuckDBPyConnection) -> None:

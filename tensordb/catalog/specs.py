@@ -39,3 +39,8 @@ def add(con: duckdb.DuckDBPyConnection, spec: TensorSpec, nbytes: int) -> int:
         )
     )
     return int(number)
+
+
+def restore(con: duckdb.DuckDBPyConnection, spec_id: int, spec: TensorSpec, nbytes: int) -> None:
+    """Insert a spec under the number that rows know it by."""
+    con.execute("INSERT INTO tensordb.specs VALUES (?, ?, ?, ?)", [spec_id, spec.dtype, list(spec.shape), nbytes])

@@ -49,6 +49,7 @@ def _lines(report: RepairReport) -> list[str]:
             for each in report.damaged_tensors
         ),
         *(f"lost: {each}" for each in report.not_salvaged),
+        *(f"mended: catalog: {each}" for each in report.mended_catalog),
         *(f"damaged, kept: catalog: {each}" for each in report.damaged_catalog),
         *(f"{_fate(report, each)}: {each}" for each in report.damaged_segments),
         *([f"mending stopped: {report.mending_stopped}"] if report.mending_stopped else []),
@@ -63,5 +64,6 @@ def _fate(report: RepairReport, sentence: str) -> str:
 def _summary(report: RepairReport) -> str:
     damaged = len(report.removed_records) + len(report.removed_weights) + len(report.damaged_tensors)
     damaged += len(report.not_salvaged) + len(report.damaged_catalog) + len(report.damaged_segments)
+    damaged += len(report.mended_catalog)
     looked = f"{report.records:,} records, {report.checkpoints:,} checkpoints and {report.weights:,} weights looked at"
     return f"{looked}: {verdict(damaged, len(report.unreadable))}"

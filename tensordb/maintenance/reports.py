@@ -121,6 +121,7 @@ class RepairReport:
         removed_checkpoints: Ids of the checkpoints that were removed for them; empty unless that was asked for.
         removed_weights: The damaged weights and deltas, which were removed.
         not_salvaged: What else could not be read when a database was salvaged into another folder.
+        mended_catalog: Bytes of the catalog that were put right then, as its checksums tell; nothing is lost by them.
         unreadable: What cannot be read here, by name and reason; it may be sound, and stays as it is.
         damaged_catalog: What the catalog's tables contradicted each other in, before anything was removed; salvaging
             writes them anew, and nothing else is done about it.
@@ -140,6 +141,7 @@ class RepairReport:
     removed_checkpoints: tuple[str, ...] = ()
     removed_weights: tuple[DamagedWeight, ...] = ()
     not_salvaged: tuple[str, ...] = ()
+    mended_catalog: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     damaged_catalog: tuple[str, ...] = ()
     damaged_segments: tuple[str, ...] = ()
@@ -150,5 +152,5 @@ class RepairReport:
     def ok(self) -> bool:
         """Whether everything could be read, and nothing was damaged."""
         damaged = self.removed_records or self.damaged_tensors or self.removed_weights
-        elsewhere = self.damaged_catalog or self.damaged_segments
+        elsewhere = self.damaged_catalog or self.damaged_segments or self.mended_catalog
         return not (damaged or elsewhere or self.not_salvaged or self.unreadable)

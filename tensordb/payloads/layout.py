@@ -57,6 +57,15 @@ def check_header(header: bytes, segment: int, database_id: bytes, path: str) -> 
         )
 
 
+def database_of(header: bytes, path: str) -> bytes:
+    """Return the id of the database that the file at `path` belongs to; one undamaged copy of the block is enough.
+
+    Raises:
+        IntegrityError: Both copies are damaged.
+    """
+    return _undamaged(header, path)[1]
+
+
 def _undamaged(header: bytes, path: str) -> tuple[int, bytes, int]:
     for copy in (header[:BLOCK_BYTES], header[BLOCK_BYTES:HEADER_BYTES]):
         body, checksum = copy[: _BODY.size], copy[_BODY.size :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import stat
 import sys
@@ -65,6 +66,13 @@ def test_salvage_keeps_everything_when_only_the_write_ahead_log_is_damaged(folde
         assert contents(db) == before
 
 
+def spoil(catalog: Path, block: int) -> None:
+    """Overwrite a part of a block, so that no one byte explains what is wrong."""
+    with catalog.open("r+b") as content:
+        content.seek(FIRST_BLOCK + block * BLOCK + 16)
+        content.write(random.Random(block).randbytes(4_000))
+
+
 @pytest.fixture(scope="module")
 def filled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     """A database whose records take several blocks and have an index; and what they are."""
@@ -83,7 +91,7 @@ def test_salvage_keeps_all_but_the_rows_of_a_damaged_block_of_the_catalog(
     folder, new, expected = tmp_path / "db", tmp_path / "new", filled[1]
     shutil.copytree(filled[0], folder)
     size = (folder / "catalog.duckdb").stat().st_size
-    flip(folder / "catalog.duckdb", FIRST_BLOCK + block % (size // BLOCK) * BLOCK + 1_000)
+    spoil(folder / "catalog.duckdb", block % (size // BLOCK))
     report = salvage(folder, new)
     with TensorStorage(new) as db:
         assert db.verify().damaged == ()

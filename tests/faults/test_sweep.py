@@ -29,7 +29,8 @@ def test_every_block_of_the_catalog_that_is_in_use_is_held_to_its_checksum(tmp_p
 def test_a_flipped_bit_in_the_list_of_free_blocks_does_not_hide_itself(tmp_path: Path) -> None:
     build_small(tmp_path / "db")
     catalog = tmp_path / "db" / "catalog.duckdb"
-    layout = blocks._layout([catalog.read_bytes()[begin : begin + 4096] for begin in (4096, 8192)])
+    with catalog.open("rb") as content:
+        layout = blocks.layout_of(blocks.read_headers(content.fileno()))
     begin = 8 + (layout.free_list >> 56) * layout.part_bytes
     found = [sweep_blocks(catalog, range(begin, begin + 64), random.Random(seed)) for seed in range(8)]
     assert sum(missed for _, missed in found) == 0

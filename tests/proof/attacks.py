@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults import long_flips, long_nth_failure, long_power_cut, long_sweep
+from tests.faults import long_flips, long_nth_failure, long_power_cut, long_salvage, long_sweep
 from tests.faults.crowding import crowd
 from tests.faults.killing import kill_often, killer
 from tests.faults.soaking import assert_plateau, figures_of, soak
@@ -97,6 +97,7 @@ ATTACKS: dict[str, Attack] = {
     "power": _unbroken(long_power_cut.run),
     "flips": _unbroken(long_flips.run),
     "sweep": _unbroken(long_sweep.run),
+    "salvage": _unbroken(long_salvage.run),
     "crowd": in_a_crowd,
     "soak": soaked,
     "fuzz": _unbroken(long_fuzz.run),

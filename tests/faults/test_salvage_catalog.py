@@ -1,0 +1,263 @@
+"""salvage mends the catalog where its checksums tell how, and makes anew what other bytes tell of lost rows."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import zipfile
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+import torch
+
+from tensordb import TensorStorage
+from tensordb.catalog import block_mending, blocks, schema
+from tensordb.cli import main
+from tensordb.errors import UnsupportedFormatError
+from tensordb.salvage import DATASET, salvage
+
+from .programs import made
+from .scenarios import Contents, build, contents, digest
+from .test_repair import flip
+from .test_salvage import BLOCK, FIRST_BLOCK, spoil
+
+OLD_FILES = Path(__file__).parents[1] / "old_files"
+STRANGE = """d" AS SELECT printf('00%013x' FROM tensordb.records_9 "é"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Contents]:
+    """A database that is never changed, and what it holds."""
+    folder = tmp_path_factory.mktemp("built") / "db"
+    build(folder)
+    with TensorStorage(folder) as db:
+        db.create_dataset(STRANGE)
+        db.insert_many(
+            STRANGE, torch.arange(40).reshape(10, 4), [{"nested": {"x": [i]}, "t": f"{i}"} for i in range(10)]
+        )
+        db.insert(STRANGE, torch.zeros(2, 3, dtype=torch.bool))
+        return folder, contents(db)
+
+
+@pytest.fixture
+def folder(built: tuple[Path, Contents], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built[0], tmp_path / "db"))
+
+
+@pytest.fixture
+def whole(built: tuple[Path, Contents]) -> Contents:
+    return built[1]
+
+
+def blocks_of(folder: Path, table: str) -> list[int]:
+    with duckdb.connect(str(folder / "catalog.duckdb"), read_only=True) as con:
+        rows = con.execute(f"SELECT DISTINCT block_id FROM pragma_storage_info('tensordb.{table}') WHERE block_id >= 0")
+        return sorted(number for (number,) in rows.fetchall())
+
+
+def metadata_blocks(folder: Path) -> list[int]:
+    with (folder / "catalog.duckdb").open("rb") as content:
+        headers = blocks.read_headers(content.fileno())
+        lists = blocks.read_lists(content.fileno(), blocks.layout_of(headers))
+    assert lists is not None
+    return sorted(lists.metadata)
+
+
+def salvaged(folder: Path, tmp_path: Path) -> tuple[Contents, tuple[str, ...]]:
+    """Return what is there after salvaging, verified, and what is told as lost."""
+    report = salvage(folder, tmp_path / "new")
+    with TensorStorage(tmp_path / "new") as db:
+        assert db.verify().ok
+        return contents(db), report.not_salvaged
+
+
+def test_flipped_bits_in_padding_cost_nothing(
+    folder: Path, whole: Contents, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalog = folder / "catalog.duckdb"
+    some = {*metadata_blocks(folder), *blocks_of(folder, "records_1"), *blocks_of(folder, "datasets")}
+    for block in some:
+        flip(catalog, FIRST_BLOCK + block * BLOCK + 200_000)
+    damaged = catalog.read_bytes()
+    assert main(["repair", str(folder), str(tmp_path / "new")]) == 1, "it was damaged"
+    assert capsys.readouterr().out.count("mended: catalog: block") == len(some)
+    assert catalog.read_bytes() == damaged, "the source is only read"
+    assert [each.name for each in (tmp_path / "new").iterdir() if "catalog" in each.name] == ["catalog.duckdb"]
+    with TensorStorage(tmp_path / "new") as db:
+        assert contents(db) == whole
+        assert db.verify().ok
+
+
+def test_damage_in_padding_is_mended_beside_damage_that_is_not(folder: Path, whole: Contents, tmp_path: Path) -> None:
+    catalog = folder / "catalog.duckdb"
+    flip(catalog, FIRST_BLOCK + blocks_of(folder, "checkpoints")[0] * BLOCK + 200_000)  # which holds such a word itself
+    spoil(catalog, blocks_of(folder, "info")[0])
+    assert salvaged(folder, tmp_path) == (whole, ())
+
+
+def alone_in(block: bytes) -> list[int]:
+    """Return the numbers of the words of a block that are like no other: of eight bytes that are not zero."""
+    dense = np.frombuffer(block, np.uint8).reshape(-1, 8).all(axis=1)
+    return np.nonzero(dense)[0].tolist()
+
+
+def test_a_flipped_bit_among_values_is_put_right_where_the_checksum_tells_which(tmp_path: Path) -> None:
+    folder, chance = tmp_path / "db", random.Random(1)
+    with TensorStorage(folder) as db:
+        db.create_dataset("d")
+        for i in range(60):
+            db.insert("d", made(i, 1_000), record_id=f"r{i}")
+        whole = contents(db)
+    catalog = folder / "catalog.duckdb"
+    sound = catalog.read_bytes()
+    places = [
+        FIRST_BLOCK + block * BLOCK + word * 8
+        for block in blocks_of(folder, "records_1")
+        for word in alone_in(sound[FIRST_BLOCK + block * BLOCK :][:BLOCK])
+    ]
+    assert len(places) > 10_000
+    for place in chance.sample(places, 40):
+        flip(catalog, place + chance.randrange(2))
+        assert block_mending.mend(catalog)
+        assert catalog.read_bytes() == sound
+        flip(catalog, place + chance.randrange(6, 8))  # of which other words may be the reason as well
+        assert not block_mending.mend(catalog) or catalog.read_bytes() == sound
+        catalog.write_bytes(sound)
+    flip(catalog, places[5_000])
+    assert salvaged(folder, tmp_path) == (whole, ())
+
+
+@pytest.mark.parametrize("position", [0, 9, 20, 3_000, 4_096, 4_103, 4_112, 4_113, 4_127, 8_191, 8_192, 8_208, 8_215])
+def test_a_flipped_bit_of_a_header_or_its_checksum_costs_nothing(
+    folder: Path, whole: Contents, tmp_path: Path, position: int
+) -> None:
+    flip(folder / "catalog.duckdb", position)
+    assert salvaged(folder, tmp_path) == (whole, ())
+
+
+def test_a_flipped_checksum_of_a_block_costs_nothing(folder: Path) -> None:
+    catalog = folder / "catalog.duckdb"
+    sound = catalog.read_bytes()
+    flip(catalog, FIRST_BLOCK + 1)
+    assert block_mending.mend(catalog)
+    assert catalog.read_bytes() == sound
+
+
+def test_what_more_than_a_byte_explains_is_left_alone(folder: Path) -> None:
+    catalog = folder / "catalog.duckdb"
+    for block in range(4):
+        spoil(catalog, block)
+    damaged = catalog.read_bytes()
+    assert block_mending.mend(catalog) == []
+    assert not any(block_mending.zero_candidates(catalog).values())
+    assert catalog.read_bytes() == damaged
+
+
+def test_datasets_whose_rows_are_lost_come_back_with_names_ids_metadata_and_types(
+    folder: Path, whole: Contents, tmp_path: Path
+) -> None:
+    with TensorStorage(folder) as db:
+        db.create_index("d", "name")
+    for block in blocks_of(folder, "datasets"):
+        spoil(folder / "catalog.duckdb", block)
+    found, told = salvaged(folder, tmp_path)
+    assert found == whole
+    assert [each.rpartition(":")[0] for each in told] == [f"of dataset {name!r}" for name in ("d", STRANGE)]
+    with TensorStorage(tmp_path / "new") as db:
+        assert len(db.query(STRANGE, "metadata.nested.x[1] >= 8 AND metadata.t = '9'")) == 1
+        db.insert(STRANGE, torch.ones(1), {"nested": {"x": [0.5]}, "t": "new"})
+        db.insert("d", torch.ones(1), {"i": "text"})
+        db.create_index("d", "name")
+        assert db.query("d", "metadata.name = '1'")[0].metadata["i"] == 11
+        assert db.verify().ok
+
+
+def test_dtypes_and_shapes_whose_rows_are_lost_come_back_from_the_payloads(
+    folder: Path, whole: Contents, tmp_path: Path
+) -> None:
+    for block in blocks_of(folder, "specs"):
+        spoil(folder / "catalog.duckdb", block)
+    assert salvaged(folder, tmp_path) == (whole, ())
+
+
+def test_what_no_payload_tells_the_shape_of_is_taken_out_and_counted(
+    folder: Path, whole: Contents, tmp_path: Path
+) -> None:
+    for block in blocks_of(folder, "specs"):
+        spoil(folder / "catalog.duckdb", block)
+    for file in (folder / "segments").iterdir():
+        file.unlink()
+    report = salvage(folder, tmp_path / "new")
+    with TensorStorage(tmp_path / "new") as db:
+        found = contents(db)
+        assert db.verify().ok
+    inline = [f"d/small{i}" for i in range(4)]
+    assert {key: found.get(key) for key in inline} == {key: whole[key] for key in inline}
+    assert any("'records_1', of which no payload tells dtype and shape" in each for each in report.not_salvaged)
+    assert any("checkpoint of run 'run', step 0" in each for each in report.not_salvaged)
+
+
+@pytest.mark.parametrize("table", ["info", "deltas", "objects"])
+def test_tables_that_say_what_segments_say_too_cost_nothing(
+    folder: Path, whole: Contents, tmp_path: Path, table: str
+) -> None:
+    for block in blocks_of(folder, table):
+        spoil(folder / "catalog.duckdb", block)
+    assert salvaged(folder, tmp_path) == (whole, ())
+
+
+def test_a_run_whose_name_is_lost_keeps_its_checkpoints(folder: Path, whole: Contents, tmp_path: Path) -> None:
+    for block in blocks_of(folder, "runs"):
+        spoil(folder / "catalog.duckdb", block)
+    found, told = salvaged(folder, tmp_path)
+    assert told == ("the name of a run, which is 'salvaged-1' now",)
+    assert {key.replace("salvaged-1@", "run@"): value for key, value in found.items()} == whole
+
+
+@pytest.mark.parametrize("table", ["checkpoints", "checkpoint_tensors"])
+def test_tensors_of_checkpoints_that_are_lost_are_kept(
+    folder: Path, whole: Contents, tmp_path: Path, table: str
+) -> None:
+    for block in blocks_of(folder, table):
+        spoil(folder / "catalog.duckdb", block)
+    found, told = salvaged(folder, tmp_path)
+    assert f"up to {2 if table == 'checkpoints' else 4} rows of the catalog's table {table!r}" in told
+    assert {key: found.get(key) for key in whole if "@" not in key} == {k: v for k, v in whole.items() if "@" not in k}
+    with TensorStorage(tmp_path / "new") as db:
+        kept = {digest(record.tensor): record.metadata.get("name") for record in db.scan(DATASET)}
+    for step in range(2):
+        for name, value in whole[f"run@{step}"].items():
+            if name != "tags":
+                assert value in kept
+                assert kept[value] == (f"model.{name}" if table == "checkpoints" else None)
+
+
+def test_a_damaged_list_of_tables_costs_the_proof_alone(folder: Path, whole: Contents, tmp_path: Path) -> None:
+    numbers = metadata_blocks(folder)
+    for block in numbers:
+        with (folder / "catalog.duckdb").open("r+b") as content:
+            content.seek(FIRST_BLOCK + (block + 1) * BLOCK - 500)
+            content.write(bytes(range(1, 100)))
+    found, told = salvaged(folder, tmp_path)
+    assert found == whole
+    assert len(told) == len(numbers)
+    assert all("the proof that the names, types and numbers of rows" in each for each in told)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_the_tables_of_each_format_tell_which_it_is(tmp_path: Path, version: int) -> None:
+    with zipfile.ZipFile(OLD_FILES / f"format-{version}.zip") as archive:
+        archive.extractall(tmp_path)
+    with duckdb.connect(str(tmp_path / "catalog.duckdb"), read_only=True) as con:
+        assert schema.format_of(con) == version
+        assert schema.format_by_tables(con) == version
+
+
+def test_a_format_that_nobody_knows_is_not_taken_for_one_that_is_known(tmp_path: Path) -> None:
+    with duckdb.connect() as con:
+        schema.prepare(con, writable=True)
+        con.execute("ALTER TABLE tensordb.specs ADD COLUMN strides BIGINT[]")
+        with pytest.raises(UnsupportedFormatError, match="upgrade"):
+            schema.format_by_tables(con)
