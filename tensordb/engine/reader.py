@@ -1,15 +1,16 @@
 """From catalog rows to tensors.
 
 The catalog says where an object is, its block ends, and decoding goes on without it. Readers of payloads are
-remembered by what they read, which never changes, so a remembered reader is never stale.
+remembered by what they read, which never changes, so a remembered reader is never stale. One that met damage is
+forgotten: any process may write the object anew, at another place.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,7 +125,7 @@ class ObjectReader:
             self._check(source)
             tensor = _decode_one(source.reader, row.page_row, index, out)
         except (IntegrityError, FormatError) as error:
-            raise named(error, _name(dataset, row), row.object_id, place.source.location) from error
+            raise self._damaged(error, dataset, row, place.source.location) from error
         if ripe and index is None:
             cache.keep(place, tensor)
         return tensor
@@ -143,7 +144,7 @@ class ObjectReader:
             try:
                 sources[row.source], enough = cache.source(place, known=row.record_id in known)
             except (IntegrityError, FormatError) as error:
-                raise named(error, _name(dataset, row), row.object_id, place.source.location) from error
+                raise self._damaged(error, dataset, row, place.source.location) from error
             if enough:
                 ripe.append(position)
         decoded = self.tensors(Located(dataset, [place.row for place in places], sources))
@@ -159,7 +160,7 @@ class ObjectReader:
         """
         row = located.rows[0]
         source = located.sources[row.source]
-        with _naming(located.dataset, row, source.location):
+        with self._reading(located.dataset, row, source.location):
             self._check(source)
             return source.reader.view(_within(row.page_row, ... if index is None else index))
 
@@ -187,7 +188,7 @@ class ObjectReader:
         """
         row = located.rows[0]
         source = located.sources[row.source]
-        with _naming(located.dataset, row, source.location):
+        with self._reading(located.dataset, row, source.location):
             self._check(source)
             try:
                 return source.reader.view(), True
@@ -236,13 +237,13 @@ class ObjectReader:
             self._check(source)
             return _decode_one(source.reader, row.page_row, index, out)
         except (IntegrityError, FormatError) as error:
-            raise named(error, _name(located.dataset, row), row.object_id, source.location) from error
+            raise self._damaged(error, located.dataset, row, source.location) from error
 
     def _decode_paged(self, located: Located, paged: dict[bytes, list[int]], result: list[torch.Tensor | None]) -> None:
         alike: dict[tuple[Any, ...], list[bytes]] = {}
         for object_id in paged:
             source = located.sources[object_id]
-            with _naming(located.dataset, located.rows[paged[object_id][0]], source.location):
+            with self._reading(located.dataset, located.rows[paged[object_id][0]], source.location):
                 self._check(source)
             spec = source.reader.spec
             alike.setdefault((spec.dtype, spec.shape[1:]), []).append(object_id)
@@ -264,6 +265,21 @@ class ObjectReader:
                 for position in paged[object_id]:
                     self._decode_row(located, located.rows[position])
             raise
+
+    @contextmanager
+    def _reading(self, dataset: str, row: RecordRow, location: Location | None) -> Iterator[None]:
+        try:
+            yield
+        except (IntegrityError, FormatError) as error:
+            raise self._damaged(error, dataset, row, location) from error
+
+    def _damaged(
+        self, error: IntegrityError | FormatError, dataset: str, row: RecordRow, location: Location | None
+    ) -> IntegrityError | FormatError:
+        """Forget the reader that met damage, and return the error with what was read."""
+        with self._lock:
+            self._remembered.pop(row.source, None)
+        return named(error, _name(dataset, row), row.object_id, location)
 
     def _check(self, source: Source) -> None:
         if source.location is not None:
