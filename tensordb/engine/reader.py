@@ -24,7 +24,7 @@ from tensordb.catalog.session import Catalog
 from tensordb.encoding.reading import PayloadReader, decode_rows_many
 from tensordb.encoding.workers import for_each
 from tensordb.engine.caching import Place, TensorCache
-from tensordb.engine.sources import Source, named, naming, open_payload
+from tensordb.engine.sources import Source, named, naming, open_payload, verify_content
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.forks import mend_after_fork
 from tensordb.model import Encoding
@@ -204,17 +204,23 @@ class ObjectReader:
         with _naming(dataset, row, None):
             return self._open(row, found)
 
-    def verify(self, dataset: str, row: RecordRow, source: Source, *, whole: bool = True) -> None:
-        """Read every byte of a record's object, or with `whole` false only what the record itself needs.
+    def verify(self, dataset: str, row: RecordRow, source: Source, content_id: bytes | None) -> None:
+        """Read every byte of a record's object, and compare what it holds with its content id, where that is known.
 
         Raises:
-            IntegrityError: Something is not what was written.
+            IntegrityError: Something is not what was written; OtherContentError when all is, and of something else.
         """
         with _naming(dataset, row, source.location):
-            if whole:
-                source.reader.verify()
-            else:
-                _decode_one(source.reader, row.page_row, None, None)
+            verify_content(source.reader, content_id)
+
+    def verify_alone(self, dataset: str, row: RecordRow, source: Source) -> None:
+        """Read what a record needs of its object.
+
+        Raises:
+            IntegrityError: Something of it is not what was written.
+        """
+        with _naming(dataset, row, source.location):
+            _decode_one(source.reader, row.page_row, None, None)
 
     def _decode_whole(self, located: Located, positions: Sequence[int]) -> Iterable[torch.Tensor]:
         rows = [located.rows[position] for position in positions]
