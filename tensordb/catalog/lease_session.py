@@ -73,18 +73,19 @@ class LeaseSession:
         thread = threading.current_thread()
         if thread.daemon:
             self._daemons.add(thread)
-        if not self._turn.acquire(self._busy_timeout):
-            raise DatabaseBusyError(
-                f"Another thread of this process used the database for longer than busy_timeout "
-                f"({self._busy_timeout:g} s). Let it finish, or raise busy_timeout."
-            )
+        held = self._turn.held
         try:
+            if not self._turn.acquire(self._busy_timeout):
+                raise DatabaseBusyError(
+                    f"Another thread of this process used the database for longer than busy_timeout "
+                    f"({self._busy_timeout:g} s). Let it finish, or raise busy_timeout."
+                )
             connection = self._connection
             if connection is None or self._unusable or (write and not self._writable):
                 connection = self._reopen(write, deadline)
             self._depth += 1
-        except BaseException:
-            self._turn.release()
+        except BaseException:  # Ctrl-C may come when the turn is taken and not told yet
+            self._turn.release_to(held)
             raise
         return connection
 

@@ -32,6 +32,11 @@ class FairLock:
         self._depth = 0
         self._waiting: deque[_Turn] = deque()
 
+    @property
+    def held(self) -> int:
+        """How often the calling thread has taken the lock, and not given it back yet."""
+        return self._depth if self._owner == threading.get_ident() else 0
+
     def acquire(self, timeout: float) -> bool:
         """Take the lock, waiting at most `timeout` seconds; False when it was not to be had."""
         me = threading.get_ident()
@@ -60,6 +65,11 @@ class FairLock:
                 return False
             self._waiting.remove(turn)
             return True
+
+    def release_to(self, held: int) -> None:
+        """Give back what the calling thread has taken since `held` was so much."""
+        while self.held > held:
+            self.release()
 
     def release(self) -> None:
         """Give back one acquisition; the last one hands the lock to whoever waits longest."""

@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 
 from tensordb.catalog import deltas
-from tensordb.catalog.rows import run, scalar
+from tensordb.catalog.rows import registered, run, scalar
 
 OBJECT_ID_NBYTES = 16
 FEW_IDS = 20_000
@@ -101,11 +101,8 @@ def add(con: duckdb.DuckDBPyConnection, new: Sequence[NewObject]) -> None:
         return
     from tensordb.catalog import arrow  # loading pyarrow takes longer than all the rest of tensordb
 
-    con.register("incoming_objects", arrow.objects_table(new))
-    try:
+    with registered(con, "incoming_objects", arrow.objects_table(new)):
         con.execute("INSERT INTO tensordb.objects FROM incoming_objects")
-    finally:
-        con.unregister("incoming_objects")
 
 
 def add_references(con: duckdb.DuckDBPyConnection, counts: Mapping[bytes, int]) -> None:

@@ -16,7 +16,7 @@ from tensordb.catalog import documents, fields, ids, indexes
 from tensordb.catalog.datasets import STATISTICS, DatasetRow, source
 from tensordb.catalog.documents import Documents
 from tensordb.catalog.failures import user_sql
-from tensordb.catalog.rows import run, scalar
+from tensordb.catalog.rows import registered, run, scalar
 from tensordb.errors import InvalidQueryError
 
 if TYPE_CHECKING:
@@ -148,15 +148,12 @@ def _insert_many(
 ) -> None:
     from tensordb.catalog import arrow  # loading pyarrow takes longer than all the rest of tensordb
 
-    con.register("incoming_records", arrow.table_of(new, row.columns))
-    try:
+    with registered(con, "incoming_records", arrow.table_of(new, row.columns)):
         con.execute(
             f"INSERT INTO {row.table} ({_inserted(struct)}) SELECT seq, record_id, ?, object_id, page_row, spec_id, "
             f"document, NULL, stats{', metadata' if struct else ''} FROM incoming_records",
             [created],
         )
-    finally:
-        con.unregister("incoming_records")
 
 
 def _inserted(struct: str | None) -> str:

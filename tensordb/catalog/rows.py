@@ -6,7 +6,8 @@ DuckDB streams, and a connection with a half-read result refuses other work.
 from __future__ import annotations
 
 import atexit
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import duckdb
@@ -29,6 +30,19 @@ def run(con: duckdb.DuckDBPyConnection, text: str, values: Sequence[Any] = ()) -
             _parsed.clear()
         _parsed[text] = statement
     return con.execute(statement, values) if values else con.execute(statement)
+
+
+@contextmanager
+def registered(con: duckdb.DuckDBPyConnection, name: str, table: Any) -> Iterator[None]:
+    """Have statements of a block know an Arrow table by a name."""
+    con.register(name, table)
+    try:
+        yield
+    except BaseException:
+        with suppress(duckdb.Error):  # it refuses where the transaction has ended, of which the cause is to be told
+            con.unregister(name)
+        raise
+    con.unregister(name)
 
 
 def first(result: duckdb.DuckDBPyConnection) -> tuple[Any, ...] | None:

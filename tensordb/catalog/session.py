@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,8 @@ class Catalog:
         Raises:
             IntegrityError: One does not match.
         """
-        with self._leased("reading the catalog's blocks", write=False) as con:
+        doing = "reading the catalog's blocks"
+        with self._leased(doing, write=False) as con, translated(doing):
             row = first(con.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()"))
             path = row[0] if row else None
             if path is None:  # in memory
@@ -189,7 +190,22 @@ class Catalog:
         with ExitStack() as stack:
             with translated(doing):
                 con = stack.enter_context(self._lease.connection(write=write))
-            yield con
+            epoch, depth = self._lease.epoch, self._depth
+            try:
+                yield con
+            except BaseException as error:
+                if self._lease.epoch == epoch and (not isinstance(error, Exception) or is_interrupt(error)):
+                    self._begin_anew(con, depth)
+                raise
+
+    def _begin_anew(self, con: duckdb.DuckDBPyConnection, depth: int) -> None:
+        """Trust nothing after Ctrl-C, which comes between any two calls: a transaction may be open that none ends."""
+        self._lease.discard()
+        if not depth:
+            self._depth = 0
+            self.forget()
+            with suppress(duckdb.Error):  # mostly there is none; one in memory is not opened anew
+                con.rollback()
 
     def _check_writable(self, doing: str) -> None:
         if self._read_only:
@@ -219,11 +235,11 @@ class Catalog:
     def _outermost(self, con: duckdb.DuckDBPyConnection, doing: str) -> Iterator[None]:
         epoch = self._lease.epoch
         with self._writing():
-            with translated(doing):
-                run(con, "BEGIN")
-            self._depth, self._changes, self._doomed_by, self._probe = 1, 0, None, None
-            self._thread = threading.get_ident()
             try:
+                with translated(doing):
+                    run(con, "BEGIN")
+                self._depth, self._changes, self._doomed_by, self._probe = 1, 0, None, None
+                self._thread = threading.get_ident()
                 yield
                 self._check_committable(epoch)
                 self._before_commit()

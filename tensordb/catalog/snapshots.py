@@ -12,6 +12,7 @@ from tensordb.catalog import records
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.fields import FieldType, StructOf, quoted
 from tensordb.catalog.records import Selection
+from tensordb.catalog.rows import registered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,15 +49,12 @@ def places(con: duckdb.DuckDBPyConnection, object_ids: pa.Array) -> pa.Table:
     count = len(object_ids)
     numbers = pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(np.arange(count))])  # pa.array loads pandas
     wanted = pa.Table.from_arrays([numbers, object_ids], ["number", "object_id"])
-    con.register("wanted_objects", wanted)
-    try:
+    with registered(con, "wanted_objects", wanted):
         return con.sql(
             "SELECT coalesce(o.segment, -1) AS segment, coalesce(o.position, -1) AS position, "
             "coalesce(o.stored_nbytes, -1) AS stored_nbytes "
             "FROM wanted_objects w LEFT JOIN tensordb.objects o USING (object_id) ORDER BY w.number"
         ).to_arrow_table()
-    finally:
-        con.unregister("wanted_objects")
 
 
 def field_sql(known: StructOf, name: str) -> str | None:

@@ -1,15 +1,16 @@
 """From catalog rows to tensors.
 
 The catalog says where an object is, its block ends, and decoding goes on without it. Readers of payloads are
-remembered by what they read, which never changes, so a remembered reader is never stale.
+remembered by what they read, which never changes, so a remembered reader is never stale. One that met damage is
+forgotten: any process may write the object anew, at another place.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from tensordb.catalog.session import Catalog
 from tensordb.encoding.reading import PayloadReader, decode_rows_many
 from tensordb.encoding.workers import for_each
 from tensordb.engine.caching import Place, TensorCache
-from tensordb.engine.sources import Source, named, naming, open_payload
+from tensordb.engine.sources import Source, named, naming, open_payload, verify_content
 from tensordb.errors import FormatError, IntegrityError, InvalidInputError
 from tensordb.forks import mend_after_fork
 from tensordb.model import Encoding
@@ -124,7 +125,7 @@ class ObjectReader:
             self._check(source)
             tensor = _decode_one(source.reader, row.page_row, index, out)
         except (IntegrityError, FormatError) as error:
-            raise named(error, _name(dataset, row), row.object_id, place.source.location) from error
+            raise self._damaged(error, dataset, row, place.source.location) from error
         if ripe and index is None:
             cache.keep(place, tensor)
         return tensor
@@ -143,7 +144,7 @@ class ObjectReader:
             try:
                 sources[row.source], enough = cache.source(place, known=row.record_id in known)
             except (IntegrityError, FormatError) as error:
-                raise named(error, _name(dataset, row), row.object_id, place.source.location) from error
+                raise self._damaged(error, dataset, row, place.source.location) from error
             if enough:
                 ripe.append(position)
         decoded = self.tensors(Located(dataset, [place.row for place in places], sources))
@@ -159,7 +160,7 @@ class ObjectReader:
         """
         row = located.rows[0]
         source = located.sources[row.source]
-        with _naming(located.dataset, row, source.location):
+        with self._reading(located.dataset, row, source.location):
             self._check(source)
             return source.reader.view(_within(row.page_row, ... if index is None else index))
 
@@ -187,7 +188,7 @@ class ObjectReader:
         """
         row = located.rows[0]
         source = located.sources[row.source]
-        with _naming(located.dataset, row, source.location):
+        with self._reading(located.dataset, row, source.location):
             self._check(source)
             try:
                 return source.reader.view(), True
@@ -203,17 +204,23 @@ class ObjectReader:
         with _naming(dataset, row, None):
             return self._open(row, found)
 
-    def verify(self, dataset: str, row: RecordRow, source: Source, *, whole: bool = True) -> None:
-        """Read every byte of a record's object, or with `whole` false only what the record itself needs.
+    def verify(self, dataset: str, row: RecordRow, source: Source, content_id: bytes | None) -> None:
+        """Read every byte of a record's object, and compare what it holds with its content id, where that is known.
 
         Raises:
-            IntegrityError: Something is not what was written.
+            IntegrityError: Something is not what was written; OtherContentError when all is, and of something else.
         """
         with _naming(dataset, row, source.location):
-            if whole:
-                source.reader.verify()
-            else:
-                _decode_one(source.reader, row.page_row, None, None)
+            verify_content(source.reader, content_id)
+
+    def verify_alone(self, dataset: str, row: RecordRow, source: Source) -> None:
+        """Read what a record needs of its object.
+
+        Raises:
+            IntegrityError: Something of it is not what was written.
+        """
+        with _naming(dataset, row, source.location):
+            _decode_one(source.reader, row.page_row, None, None)
 
     def _decode_whole(self, located: Located, positions: Sequence[int]) -> Iterable[torch.Tensor]:
         rows = [located.rows[position] for position in positions]
@@ -236,13 +243,13 @@ class ObjectReader:
             self._check(source)
             return _decode_one(source.reader, row.page_row, index, out)
         except (IntegrityError, FormatError) as error:
-            raise named(error, _name(located.dataset, row), row.object_id, source.location) from error
+            raise self._damaged(error, located.dataset, row, source.location) from error
 
     def _decode_paged(self, located: Located, paged: dict[bytes, list[int]], result: list[torch.Tensor | None]) -> None:
         alike: dict[tuple[Any, ...], list[bytes]] = {}
         for object_id in paged:
             source = located.sources[object_id]
-            with _naming(located.dataset, located.rows[paged[object_id][0]], source.location):
+            with self._reading(located.dataset, located.rows[paged[object_id][0]], source.location):
                 self._check(source)
             spec = source.reader.spec
             alike.setdefault((spec.dtype, spec.shape[1:]), []).append(object_id)
@@ -264,6 +271,21 @@ class ObjectReader:
                 for position in paged[object_id]:
                     self._decode_row(located, located.rows[position])
             raise
+
+    @contextmanager
+    def _reading(self, dataset: str, row: RecordRow, location: Location | None) -> Iterator[None]:
+        try:
+            yield
+        except (IntegrityError, FormatError) as error:
+            raise self._damaged(error, dataset, row, location) from error
+
+    def _damaged(
+        self, error: IntegrityError | FormatError, dataset: str, row: RecordRow, location: Location | None
+    ) -> IntegrityError | FormatError:
+        """Forget the reader that met damage, and return the error with what was read."""
+        with self._lock:
+            self._remembered.pop(row.source, None)
+        return named(error, _name(dataset, row), row.object_id, location)
 
     def _check(self, source: Source) -> None:
         if source.location is not None:

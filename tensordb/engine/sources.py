@@ -55,6 +55,10 @@ class ObjectSource:
         return Base(content_id, self.reader)
 
 
+class OtherContentError(IntegrityError):
+    """What is stored is sound, and something else than what was stored there: nothing of it is to be believed."""
+
+
 class _Link:
     """Hands a reader its base: which one that is, is known only once the reader was made."""
 
@@ -131,9 +135,7 @@ class ObjectSources:
         """
         with naming(name, source.object_id, source.location):
             self._check(source)
-            source.reader.verify()
-            if source.reader.content_id() != content_id:
-                raise IntegrityError("what it decodes to is not what was stored, though every checksum matches")
+            verify_content(source.reader, content_id)
 
     def _check(self, source: ObjectSource | None) -> None:
         while source is not None:
@@ -175,6 +177,17 @@ class ObjectSources:
         there = ObjectRow(row.base_id, row.stored_nbytes, row.segment, row.position)
         with naming("its base", row.base_id, None):
             return self._opened(row.base_id, there, bases, opened, most)
+
+
+def verify_content(reader: PayloadReader, content_id: bytes | None) -> None:
+    """Read every byte of a payload, and compare what it holds with a content id, where that is known.
+
+    Raises:
+        IntegrityError: Something is damaged; OtherContentError when it holds something else.
+    """
+    reader.verify()
+    if content_id is not None and reader.content_id() != content_id:
+        raise OtherContentError("what it decodes to is not what was stored, though every checksum matches")
 
 
 def open_payload(payload: Any, bases: Any = None) -> PayloadReader:

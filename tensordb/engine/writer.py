@@ -172,6 +172,7 @@ class ObjectWriter:
         sound = {key: each for key, each in damaged.items() if each.encoded.base_id is None}
         if not sound:
             return
+        self._catalog.generation.renew(keeps_records=False)  # whoever has a cache may know the damaged place
         damage.replace(con, [self._row(each, 0)._replace(object_id=key) for key, each in sound.items()])
         objects.release(con, deltas.remove(con, list(sound)))
         self._forget()  # no other thread looks anything up before the block ends

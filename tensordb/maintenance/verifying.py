@@ -7,6 +7,7 @@ others from being looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 
 import duckdb
@@ -16,6 +17,7 @@ from tensordb.catalog import (
     checkpoint_tensors,
     checkpoints,
     consistency,
+    damage,
     datasets,
     records,
     schema,
@@ -27,6 +29,7 @@ from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id
 from tensordb.catalog.records import RecordRow
 from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
+from tensordb.engine.sources import OtherContentError, Source
 from tensordb.errors import DatasetNotFoundError
 from tensordb.maintenance.judging import error_in, is_damage, tried
 from tensordb.maintenance.marking import Findings
@@ -218,9 +221,12 @@ def damaged_records(db: Database, name: str, rows: Sequence[RecordRow], findings
     by_object: dict[bytes, list[RecordRow]] = {}
     for row in rows:
         by_object.setdefault(row.source, []).append(row)
+    with db.catalog.read() as con:  # an object of this id never holds anything else, whatever becomes of it meanwhile
+        contents = damage.contents(con, {row.object_id for row in rows if row.payload is None})
     damaged = []
     for sharing in by_object.values():
-        error = _error_of(db, name, sharing[0], whole=True)
+        content_id = contents.get(sharing[0].object_id)
+        error = _error_of(db, name, sharing[0], partial(db.reader.verify, content_id=content_id))
         found = [] if error is None else _damaged_of(db, name, sharing, error, findings)
         damaged += found
         if sharing[0].payload is not None:
@@ -232,26 +238,29 @@ def damaged_records(db: Database, name: str, rows: Sequence[RecordRow], findings
     return damaged
 
 
-def _error_of(db: Database, name: str, row: RecordRow, *, whole: bool) -> Exception | None:
+def _error_of(
+    db: Database, name: str, row: RecordRow, read: Callable[[str, RecordRow, Source], None]
+) -> Exception | None:
     with db.catalog.read() as con:
         found = db.reader.find(con, row)
         source = tried(lambda: db.reader.reopen(name, row, found))
     if isinstance(source, Exception):
         return source
-    return tried(lambda: db.reader.verify(name, row, source, whole=whole))  # without keeping writers waiting
+    return tried(lambda: read(name, row, source))  # without keeping writers waiting
 
 
 def _damaged_of(
     db: Database, name: str, sharing: Sequence[RecordRow], error: Exception, findings: Findings
 ) -> list[DamagedRecord]:
     """Say which records of an object that is damaged, or cannot be read here, are: of a page, often only some."""
-    errors = {row: _error_of(db, name, row, whole=False) for row in sharing}
+    errors = {row: _error_of(db, name, row, db.reader.verify_alone) for row in sharing}
     met = {row: each for row, each in errors.items() if each is not None}
-    if not met and is_damage(error) and sharing[0].page_row is not None:
+    elsewhere = is_damage(error) and not isinstance(error, OtherContentError)
+    if not met and elsewhere and sharing[0].page_row is not None:
         where = f"page {sharing[0].object_id.hex()} of dataset {name!r}, among rows that none of its records names"
         findings.pages.append(DamagedPage(name, sharing[0].object_id, f"{where}: {error.__cause__ or error}"))
         return []
-    # Of a tensor alone, damage that reading it does not meet is still damage.
+    # Of a tensor alone, damage that reading it does not meet is still damage, and other content is all of it.
     met = met or dict.fromkeys(sharing, error)
     with db.catalog.read() as con:  # what was deleted meanwhile could not be found, which is no damage
         dataset = db.catalog.known.dataset(con, name)

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 import torch
 
-from tensordb import TensorStorage
+from tensordb import CacheConfig, TensorStorage
 from tensordb.catalog import documents
 from tensordb.errors import IntegrityError
 
@@ -160,6 +160,34 @@ def test_inserting_an_equal_tensor_mends_the_records_that_share_it(tmp_path: Pat
             assert torch.equal(db.get_tensor_by_id("d", each).tensor, WEIGHT)
         assert (report := db.verify()).ok, (report.damaged_catalog, report.damaged_segments)
         assert count(db, "objects") == 1
+
+
+@pytest.mark.parametrize("cache", [None, CacheConfig(promote_after=1), CacheConfig(promote_after=9)])
+@pytest.mark.parametrize("by_another", [False, True])
+def test_who_met_the_damage_reads_what_was_mended(tmp_path: Path, cache: CacheConfig | None, by_another: bool) -> None:
+    with TensorStorage(tmp_path) as db:
+        db.create_dataset("d")
+        db.insert("d", WEIGHT, record_id="a")
+        db.insert_many("d", WEIGHT.reshape(500, 100), record_ids=[f"row{i}" for i in range(500)])
+    assert damage(tmp_path) == 2
+    with TensorStorage(tmp_path, cache=cache) as reader, TensorStorage(tmp_path) as another:
+        writer = another if by_another else reader
+        assert not writer.verify().ok
+        looks = (
+            lambda: [reader.get_tensor_by_id("d", "a")],
+            lambda: reader.get_many("d", ["a"]),
+            lambda: reader.query("d", "record_id = 'a'"),
+            lambda: [reader.get_tensor_by_id("d", "row250")],
+            lambda: reader.query("d", "record_id LIKE 'row%'"),
+        )
+        for look in looks:
+            with pytest.raises(IntegrityError):
+                look()
+        writer.insert("d", WEIGHT)
+        writer.insert_many("d", WEIGHT.reshape(500, 100))
+        for look in looks:
+            rows = torch.cat([record.tensor.reshape(-1) for record in look()])
+            assert torch.equal(rows, WEIGHT if len(rows) == len(WEIGHT) else WEIGHT[25_000:25_100])
 
 
 def test_a_page_stored_again_mends_its_records(tmp_path: Path) -> None:

@@ -176,6 +176,25 @@ def told(*arguments: object) -> tuple[int, str]:
     return code, out.getvalue()
 
 
+def test_verify_finds_the_segment_of_a_copy_that_went_its_own_way(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    with TensorStorage(one, compression_preset="none") as db:
+        db.create_dataset("d")
+        db.insert("d", made(1, 9_000), record_id="common")
+    shutil.copytree(one, other)
+    for seed, folder in enumerate((one, other)):  # both go on in the same file, as every byte of it is the same
+        with TensorStorage(folder, compression_preset="none") as db:
+            db.insert("d", made(seed + 2, 9_000), record_id="alone")
+            db.insert_many("d", made(seed + 4, 9_000).reshape(90, 100), record_ids=[f"row{i}" for i in range(90)])
+    (file,) = (one / "segments").iterdir()
+    shutil.copy(other / "segments" / file.name, file)
+    with TensorStorage(one) as db:
+        assert {each.record_id for each in db.verify().damaged} == {"alone", *(f"row{i}" for i in range(90))}
+        assert len(db.maintenance.repair().removed_records) == 91
+        assert [record.id for record in db.query("d")] == ["common"]
+        assert db.verify().ok
+
+
 def test_the_command_repairs_in_place_and_into_a_new_folder(folder: Path, tmp_path: Path) -> None:
     assert told("repair", folder)[0] == 0
     flip(*place_of(folder, "large1"))

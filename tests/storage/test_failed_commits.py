@@ -5,10 +5,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 import torch
 
-from tensordb import StoreError, TensorStorage
+from tensordb import AlreadyExistsError, StoreError, TensorStorage
 
 
 def _insert_and_delete(db: TensorStorage) -> None:
@@ -52,3 +53,14 @@ def test_a_commit_that_does_not_fit_on_the_disk_loses_nothing_silently(
         db.insert("d", torch.ones(3))
         assert db.count("d") == 2
         assert db.verify().ok
+
+
+def test_what_stops_a_statement_in_the_middle_is_told_and_not_what_follows_from_it(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path) as db:
+        db.create_dataset("d")
+    with duckdb.connect(str(tmp_path / "catalog.duckdb")) as con:  # a rule of somebody else's
+        con.execute("CREATE UNIQUE INDEX one_of_each ON tensordb.records_1 (object_id)")
+    with TensorStorage(tmp_path) as db:
+        with pytest.raises(AlreadyExistsError, match="UNIQUE constraint"):
+            db.insert_many("d", torch.zeros(5, 3))
+        assert db.count("d") == 0
