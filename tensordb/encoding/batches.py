@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+import numpy as np
+
 from tensordb.encoding import packing
 from tensordb.encoding.filters import Delta
 from tensordb.encoding.frames import CONSTANT, FrameList, Piece, pieces_of
@@ -19,12 +21,12 @@ _FAR_BELOW, _DOUBT = 0.8, 1 - MINIMUM_SAVING
 is taken without trying the chunk by itself."""
 
 
-def frames_of(codes: Bytes, room: Bytes, first: int, layout: Layout, plan: Plan) -> FrameList:
+def frames_of(codes: Bytes, room: Bytes | None, first: int, layout: Layout, plan: Plan) -> FrameList:
     """Return the frames of a batch.
 
     Args:
         codes: Of the batch.
-        room: Of as many bytes, for what is stored raw.
+        room: Of as many bytes, for what is stored raw; None to make it where it is needed.
         first: Number of the batch's first chunk.
         layout: Of the tensor.
         plan: How.
@@ -32,6 +34,7 @@ def frames_of(codes: Bytes, room: Bytes, first: int, layout: Layout, plan: Plan)
     if _packs(codes, layout, plan):
         return _packed(codes, layout, plan)
     frames = FrameList()
+    room = np.empty(codes.nbytes, np.uint8) if room is None else room
     # Where each record has its slice of each group, so has each chunk: all are taken apart in one go.
     step = codes.nbytes if plan.filter.sliceable else layout.chunk_bytes
     for begin in range(0, codes.nbytes, step):
