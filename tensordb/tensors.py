@@ -51,6 +51,7 @@ _BY_DTYPE: dict[torch.dtype, str] = {dtype: name for name, dtype in _BY_NAME.ite
 
 Bytes = NDArray[np.uint8]
 
+_COPIED_ALONE_NBYTES = 16 << 20
 HUGE_PAGE_NBYTES = 4 << 20
 """Bytes of a new tensor from which on huge pages are asked for: two of them lie whole within it."""
 
@@ -165,7 +166,20 @@ def plain(tensor: Any) -> torch.Tensor:
 def _dense(plain: torch.Tensor, copy: bool) -> torch.Tensor:
     dense = plain.cpu().resolve_conj().resolve_neg().contiguous()
     shares = dense.data_ptr() == plain.data_ptr() and plain.device.type == "cpu"
-    return dense.clone() if copy and shares else dense
+    return _cloned(dense) if copy and shares else dense
+
+
+def _cloned(dense: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a contiguous CPU tensor, made by this thread alone up to some size.
+
+    torch shares a copy of 128 KiB out among all cores, and waits for the one that comes last: milliseconds where others
+    are at work, as those are that encode the tensors before.
+    """
+    if dense.nbytes > _COPIED_ALONE_NBYTES:
+        return dense.clone()
+    copied = torch.empty_like(dense)
+    np.copyto(byte_view(copied), byte_view(dense))
+    return copied
 
 
 # torch warns on every allocation of complex32, so such tensors are copied as the pairs of halves that they are.

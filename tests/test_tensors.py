@@ -64,6 +64,23 @@ def test_a_copy_never_follows_the_original() -> None:
     assert not taken.requires_grad
 
 
+@pytest.mark.parametrize("elements", [0, 1, 300_001, 5 << 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.complex64, torch.complex32])
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_a_copy_of_any_size_has_the_same_bits_in_memory_of_its_own(dtype: torch.dtype, elements: int) -> None:
+    data = torch.randint(0, 2, (elements * dtype.itemsize,), dtype=torch.uint8)
+    tensor = data.view(dtype)
+    taken = snapshot(tensor, copy=True)
+    assert (taken.dtype, taken.shape, taken.is_contiguous()) == (dtype, tensor.shape, True)
+    data.add_(1)
+    assert torch.equal(torch.from_numpy(byte_view(taken)) + 1, data)
+
+
+def test_a_copy_of_a_single_element_with_any_strides_is_one() -> None:
+    tensor = torch.arange(6.0)[:1].as_strided((1, 1), (7, 3))
+    assert snapshot(tensor, copy=True).tolist() == [[0.0]]
+
+
 def test_without_copy_a_plain_tensor_is_not_copied() -> None:
     tensor = torch.zeros(4)
     assert snapshot(tensor).data_ptr() == tensor.data_ptr()

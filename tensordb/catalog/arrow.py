@@ -32,6 +32,8 @@ _SCALARS = {
     "VARCHAR": pa.string(),
 }
 
+_NUMBERS = {"DOUBLE": np.float64, "BIGINT": np.int64}
+
 _EXACT: dict[str, set[type]] = {
     "BOOLEAN": {bool, type(None)},
     "DOUBLE": {float, type(None)},
@@ -52,16 +54,22 @@ class MetadataColumns:
     """
 
     kind: FieldType | None
-    packed: pa.Array
+    packed: pa.ChunkedArray
     typed: pa.ChunkedArray | None
 
 
-def metadata_columns(
-    parts: Sequence[Documents], packed: Sequence[bytes | None], kind: FieldType | None
-) -> MetadataColumns:
+def packed_column(packed: Sequence[bytes | None]) -> pa.Array:
+    """Return stored forms of documents as a column, or a part of one."""
+    return pa.array(packed, pa.binary())
+
+
+def metadata_columns(parts: Sequence[Documents], packed: Sequence[pa.Array], kind: FieldType | None) -> MetadataColumns:
     """Return documents and their stored forms as columns; the documents', if there is one, has the type `kind`."""
-    typed = pa.chunked_array([_struct_of(part, kind) for part in parts]) if isinstance(kind, StructOf) else None
-    return MetadataColumns(kind, pa.array(packed, pa.binary()), typed)
+    return MetadataColumns(kind, pa.chunked_array(packed), _typed(parts, kind))
+
+
+def _typed(parts: Sequence[Documents], kind: FieldType | None) -> pa.ChunkedArray | None:
+    return pa.chunked_array([_struct_of(part, kind) for part in parts]) if isinstance(kind, StructOf) else None
 
 
 def table_of(new: NewRecords, kind: FieldType | None) -> pa.Table:
@@ -69,8 +77,10 @@ def table_of(new: NewRecords, kind: FieldType | None) -> pa.Table:
     count = len(new.object_ids)
     width = new.object_ids.dtype.itemsize
     metadata = new.prepared
-    if metadata is None or metadata.kind != kind:
-        metadata = metadata_columns(new.documents, new.packed, kind)
+    if metadata is None:
+        metadata = metadata_columns(new.documents, [packed_column(new.packed)], kind)
+    elif metadata.kind != kind:
+        metadata = MetadataColumns(kind, metadata.packed, _typed(new.documents, kind))
     columns = {
         "seq": pa.array(np.arange(new.first, new.first + count)),
         "record_id": pa.nulls(count, pa.string()) if new.record_ids is None else pa.array(new.record_ids, pa.string()),
@@ -90,11 +100,13 @@ def _statistics(values: np.ndarray[Any, Any] | None, count: int) -> pa.StructArr
     if values is None:
         return pa.nulls(count, pa.struct([(name, _SCALARS[kind]) for name, kind in STATISTICS.items()]))
     # Cast by NumPy: Arrow's compute module takes longer to load than all this to run.
+    columns = np.ascontiguousarray(values.T)
+    missing = np.isnan(columns)
     arrays = []
-    for column, kind in zip(values.T, STATISTICS.values(), strict=True):
-        missing = np.isnan(column)
-        plain = np.where(missing, 0.0, column).astype(np.float64 if kind == "DOUBLE" else np.int64)
-        arrays.append(pa.array(plain, mask=missing if missing.any() else None))
+    for column, gone, kind in zip(columns, missing, STATISTICS.values(), strict=True):
+        some = bool(gone.any())
+        plain = (np.where(gone, 0.0, column) if some else column).astype(_NUMBERS[kind], copy=False)
+        arrays.append(pa.array(plain, mask=gone if some else None))
     return pa.StructArray.from_arrays(arrays, names=list(STATISTICS))
 
 

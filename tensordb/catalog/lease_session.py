@@ -48,6 +48,7 @@ class LeaseSession:
     ) -> None:
         self.epoch = 0
         self._file = None if folder is None else folder / "catalog.duckdb"
+        self._log = "" if self._file is None else str(log_of(self._file))
         self._locks = None if folder is None else CatalogLocks(folder, read_only=read_only)
         self._read_only = read_only
         self._busy_timeout = busy_timeout
@@ -109,7 +110,7 @@ class LeaseSession:
     def secure_log(self) -> None:
         """Make durable that the write-ahead log is there, before the first commit that goes into it."""
         # One that another process made may lack its durable name, had that process been killed before its commit.
-        if self._file is not None and not (self._log_secured and log_of(self._file).exists()):
+        if self._file is not None and not (self._log_secured and os.path.exists(self._log)):
             secure_log(self._file)
             self._log_secured = True
 
@@ -268,5 +269,5 @@ class LeaseSession:
         if self._connection is None or not self._writable or self._file is None:
             return
         with contextlib.suppress(OSError, duckdb.Error):  # nothing is lost: the log stays, and closing tries again
-            if os.path.getsize(log_of(self._file)) >= SMALL_WAL:
+            if os.path.getsize(self._log) >= SMALL_WAL:
                 self._connection.execute("CHECKPOINT")

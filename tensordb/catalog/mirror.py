@@ -93,9 +93,10 @@ class _Column:
         self._offsets: np.ndarray[Any, Any] | None = None
         if not self._empty and str(column.type) == "binary":
             validity, offsets, data = column.buffers()
+            self._column = None
             first, last = column.offset, column.offset + len(column)
             self._offsets = np.frombuffer(offsets, np.int32)[first : last + 1]
-            self._data = memoryview(data)
+            self._data = data.to_pybytes()  # of which a slice is a copy in one step, unlike of Arrow's memory
             bits = None if validity is None else np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")
             self._valid = np.ones(len(column), bool) if bits is None else bits[first:last].astype(bool)
 
@@ -106,6 +107,6 @@ class _Column:
         if self._offsets is None:
             return [self._column[place].as_py() for place in places.tolist()]
         spans = zip(self._offsets[places].tolist(), self._offsets[places + 1].tolist(), strict=True)
-        picked = [bytes(self._data[start:end]) for start, end in spans]
+        picked = [self._data[start:end] for start, end in spans]
         valid = self._valid[places]
         return picked if valid.all() else [each if ok else None for each, ok in zip(picked, valid, strict=True)]

@@ -94,10 +94,10 @@ class NewRecords:
         page_rows: Row in the object, -1 for a whole object.
         spec_ids: Spec of each record's tensor.
         documents: Normalized metadata, part by part.
-        packed: Stored form of each.
+        packed: Stored form of each; may be left out where `prepared` has them, of a single record never.
         payload: The payload of a single record that is to be inline.
-        prepared: The documents and their stored forms as Arrow columns, when they were made ahead; of use if they
-            have the dataset's types.
+        prepared: The documents and their stored forms as Arrow columns, when they were made ahead; the documents' is
+            of use if it has the dataset's types.
         statistics: Of each record's values, a row in the order of `STATISTICS`; NaN for what there is none of.
     """
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tensordb.catalog.objects import OBJECT_ID_NBYTES
 from tensordb.datasets.batching import Batch
-from tensordb.encoding.summing import Statistics
+from tensordb.encoding.summing import FIELDS, Statistics
 from tensordb.engine import Stored
 from tensordb.model import TensorSpec
 
@@ -51,7 +51,10 @@ class Incoming:
         return {part.spec for part in self.parts}
 
     def columns(self, numbers: Mapping[TensorSpec, int]) -> tuple[np.ndarray[Any, Any], ...]:
-        """Return object ids, page rows, spec numbers and statistics of all records in the order of their positions."""
+        """Return object ids, page rows, spec numbers and statistics of all records in the order of their positions.
+
+        Of several objects this can be asked only once: what there was of each is given up.
+        """
         parts = self.parts
         lengths = [len(part.positions) for part in parts]
         objects = np.array([part.object_id for part in parts], f"V{OBJECT_ID_NBYTES}")
@@ -62,7 +65,18 @@ class Incoming:
         ]
         if len(parts) == 1:
             return np.repeat(objects, lengths), rows[0], np.repeat(specs, lengths), parts[0].statistics
+        self.parts = []
+        # Column by column, as Arrow takes them.
+        statistics = np.concatenate([part.statistics for part in parts], out=np.empty((len(FIELDS), sum(lengths))).T)
+        if _is_in_order(parts):
+            return np.repeat(objects, lengths), np.concatenate(rows), np.repeat(specs, lengths), statistics
         order = np.argsort(np.concatenate([np.asarray(part.positions, np.int64) for part in parts]))
         which = np.repeat(np.arange(len(parts)), lengths)[order]
-        statistics = np.concatenate([part.statistics for part in parts])[order]
-        return objects[which], np.concatenate(rows)[order], specs[which], statistics
+        return objects[which], np.concatenate(rows)[order], specs[which], statistics[order]
+
+
+def _is_in_order(parts: Sequence[Part]) -> bool:
+    """Tell whether the records of one part follow those of the one before, as when they come as one stack."""
+    ranges = [part.positions for part in parts if isinstance(part.positions, range)]
+    ends = [0, *(each.stop for each in ranges)]
+    return len(ranges) == len(parts) and all(each.start == end for each, end in zip(ranges, ends, strict=False))

@@ -6,8 +6,8 @@ Everything is checked, encoded and written before the catalog is held; one write
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,10 +30,20 @@ from tensordb.datasets.writing import written
 from tensordb.encoding.pipeline import prepare
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.encoding.summing import summarize
+from tensordb.encoding.workers import start
 from tensordb.engine import Database
 from tensordb.engine.stored_config import config_of
-from tensordb.errors import AlreadyExistsError, DatasetNotFoundError, InvalidInputError, SchemaValidationError
+from tensordb.errors import (
+    AlreadyExistsError,
+    DatasetNotFoundError,
+    InvalidInputError,
+    SchemaValidationError,
+    StoreError,
+)
 from tensordb.model import TensorSpec
+
+_MANY_IDS = 10_000
+"""Ids from which on another thread makes them: fewer are made sooner than it wakes."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +180,16 @@ class Inserter:
                 bar.update(len(batch.positions))
         column.finish(incoming.count)
         if incoming.count:
+            # While the disk is waited for. When this sync fails, the one after it says so.
+            synced = start(self._sync_ahead)
             column.prepare(settings.fields)
+            synced()
             self._make_durable()
         return incoming
+
+    def _sync_ahead(self) -> None:
+        with suppress(StoreError):
+            self._db.payloads.flush()
 
     def _make_durable(self) -> None:
         # Outside of the catalog's block; the commit does it again for what a transaction left pending.
@@ -211,7 +228,8 @@ class Inserter:
                 if not small and any(each.encoded.nbytes <= inline.MAX_NBYTES for each in incoming.stored.values()):
                     self._db.catalog.known.forget_inline()
                 self._name(con, incoming, guess=guess and not self._db.catalog.in_transaction)
-            return self._insert_rows(con, row, incoming, record_ids, column, payload)
+            identities = self._insert_rows(con, row, incoming, record_ids, column, payload)
+        return identities()
 
     def _payload_inline(self, con: duckdb.DuckDBPyConnection, row: DatasetRow, incoming: Incoming) -> bytes | None:
         """Return the payload for the new record's row; None when its object is to be named instead.
@@ -245,13 +263,17 @@ class Inserter:
         record_ids: list[str] | None,
         column: MetadataColumn,
         payload: bytes | None,
-    ) -> list[str]:
+    ) -> Callable[[], list[str]]:
+        """Insert the records and return what waits for their ids, which are made beside DuckDB's work."""
         catalog = self._db.catalog
         numbers = {spec: catalog.known.spec_id(con, spec, tensors.nbytes_of(spec)) for spec in incoming.specs()}
         object_ids, page_rows, spec_ids, statistics = incoming.columns(numbers)
         first = ids.first_sequence(catalog.known.last_seq(con, row))
         last = first + len(object_ids) - 1
         metadata = (column.documents, column.packed, payload, column.prepared)
+        many = len(object_ids) >= _MANY_IDS and record_ids is None
+        begin = start if many else _later
+        identities = begin(lambda: record_ids or ids.generated_ids(first, last, row.nonce))
         new = NewRecords(first, record_ids, object_ids, page_rows, spec_ids, *metadata, statistics)
         records.insert(con, row, new)
         catalog.known.advance(row, last)
@@ -259,7 +281,11 @@ class Inserter:
             catalog.known.inline(con, row).add(bytes(object_ids[0]), first, len(payload))
         # Two processes may give the same number, but not to the same object: of these only one is committed.
         catalog.expect((f"SELECT 1 FROM {row.table} WHERE seq = ? AND object_id = ?", [last, bytes(object_ids[-1])]))
-        return record_ids or ids.generated_ids(first, last, row.nonce)
+        return identities
+
+
+def _later(work: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    return work
 
 
 class _ObjectExistsError(Exception):

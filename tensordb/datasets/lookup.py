@@ -184,15 +184,22 @@ def _filter(
 def records_of(db: Database, located: Located) -> list[Record]:
     """Decode records that were located."""
     decoded = db.reader.tensors(located)
-    return [_record(located, row, tensor) for row, tensor in zip(located.rows, decoded, strict=True)]
+    zoned: dict[dt.datetime, dt.datetime] = {}  # records that were inserted together have one time
+    return [_record(located, row, tensor, zoned) for row, tensor in zip(located.rows, decoded, strict=True)]
 
 
-def _record(located: Located, row: RecordRow, tensor: torch.Tensor) -> Record:
-    return Record(
-        row.record_id,
-        located.dataset,
-        tensor,
-        documents.unpack(row.document),
-        row.created_at.replace(tzinfo=dt.UTC),
-        located.encoding_of(row),
-    )
+def _record(
+    located: Located, row: RecordRow, tensor: torch.Tensor, zoned: dict[dt.datetime, dt.datetime] | None = None
+) -> Record:
+    created = zoned.get(row.created_at) if zoned else None
+    if created is None:
+        created = row.created_at.replace(tzinfo=dt.UTC)
+        if zoned is not None:
+            zoned[row.created_at] = created
+    known = {
+        "id": row.record_id,
+        "dataset": located.dataset,
+        "created_at": created,
+        "encoding": located.encoding_of(row),
+    }
+    return Record.made(known, tensor, documents.unpack(row.document))

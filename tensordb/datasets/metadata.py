@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _ARROW_ROWS = 65536
 _FEW_ROWS = 4
+_PACKED_ROWS = 2048
 _MOST_COLUMNS = 64
 """Names in some rows up to which these are looked at column by column."""
 
@@ -35,7 +37,7 @@ class MetadataColumn:
 
     Attributes:
         documents: The normalized documents, copies of what was given, part by part.
-        packed: Their stored form.
+        packed: Their stored form, but for those that became Arrow columns before: of many documents all of them.
         fields: Their widened type.
         prepared: Both as Arrow columns, once `prepare` was called.
     """
@@ -45,6 +47,8 @@ class MetadataColumn:
         self.packed: list[bytes | None] = []
         self.fields = StructOf()
         self.prepared: MetadataColumns | None = None
+        self._columns: list[pa.Array] = []
+        self._count = 0
         self._given = metadata is not None
         self._rows = metadata_rows(metadata)
         self._schema = schema
@@ -56,11 +60,13 @@ class MetadataColumn:
         if len(rows) < _FEW_ROWS or not self._take_flat(rows):
             for row in rows:
                 self._take(row)
+        if len(self.packed) >= _PACKED_ROWS:
+            self._convert()
 
     def finish(self, total: int) -> None:
         """Take over the rest; raise InvalidInputError unless there are as many rows as records."""
-        self.take(total - len(self.packed))
-        if len(self.packed) != total or (self._given and next(self._rows, self) is not self):
+        self.take(total - self._count)
+        if self._count != total or (self._given and next(self._rows, self) is not self):
             raise InvalidInputError(f"metadata has not as many rows as there are tensors ({total}); they must match")
 
     def prepare(self, known: StructOf) -> None:
@@ -68,10 +74,20 @@ class MetadataColumn:
         from tensordb.catalog import arrow  # loading pyarrow takes longer than all the rest of tensordb
 
         kind = fields.columns(fields.widen(known, self.fields))
-        self.prepared = arrow.metadata_columns(self.documents, self.packed, kind)
+        if self.packed and (self._columns or len(self.packed) > 1):
+            self._convert()
+        packed = self._columns or [arrow.packed_column(self.packed)]
+        self.prepared = arrow.metadata_columns(self.documents, packed, kind)
+
+    def _convert(self) -> None:
+        """Make a column of the stored forms that there are, which take twice the memory as objects of their own."""
+        from tensordb.catalog import arrow  # see above
+
+        self._columns.append(arrow.packed_column(self.packed))
+        self.packed = []
 
     def _take(self, row: Any) -> None:
-        document = documents.normalize(row, where=self._where.format(len(self.packed)))
+        document = documents.normalize(row, where=self._where.format(self._count))
         if document is not None:
             self.fields = _widened(self.fields, document)
         if self._schema.metadata:
@@ -82,20 +98,19 @@ class MetadataColumn:
         else:
             self.documents.append([document])
         self.packed.append(documents.pack(document))
+        self._count += 1
 
     def _take_flat(self, rows: list[Any]) -> bool:
         """Take flat dicts of plain values all at once, column by column: most are. False when these are not."""
         if self._schema.metadata or set(map(type, rows)) != {dict}:
             return False
-        names = list(dict.fromkeys(chain.from_iterable(rows)))
-        if len(names) > _MOST_COLUMNS or set(map(type, names)) - {str}:
+        columns, whole = _columns_of(rows)
+        if columns is None or set(map(type, columns)) - {str}:
             return False
-        if len({name.casefold() for name in (*names, *self.fields.fields)}) < len({*names, *self.fields.fields}):
+        if len({name.casefold() for name in (*columns, *self.fields.fields)}) < len({*columns, *self.fields.fields}):
             return False  # SQL ignores case: which spelling a row has decides which value it gives
-        whole = set(map(len, rows)) == {len(names)}
-        kinds, columns = self.fields, {}
-        for name in names:
-            columns[name] = column = list(map(itemgetter(name), rows)) if whole else [row.get(name) for row in rows]
+        kinds = self.fields
+        for name, column in columns.items():
             examples = _examples(column)
             if examples is None:
                 return False
@@ -104,9 +119,22 @@ class MetadataColumn:
         packed = documents.pack_flat(rows)
         if packed is not None:
             self.fields = kinds
-            self.documents.append(FlatRows(columns, [not row for row in rows]))
+            empty = [False] * len(rows) if whole and columns else [not row for row in rows]
+            self.documents.append(FlatRows(columns, empty))
             self.packed += packed
+            self._count += len(packed)
         return packed is not None
+
+
+def _columns_of(rows: Sequence[dict[Any, Any]]) -> tuple[dict[Any, list[Any]] | None, bool]:
+    """Return the values of each name in rows, and whether each row has all names; no values of too many names."""
+    names = list(rows[0])
+    if set(map(len, rows)) == {len(names)} and len(names) <= _MOST_COLUMNS:
+        with suppress(KeyError):  # mostly all rows have the names of the first one
+            return {name: list(map(itemgetter(name), rows)) for name in names}, True
+    names = list(dict.fromkeys(chain.from_iterable(rows)))
+    few = len(names) <= _MOST_COLUMNS
+    return ({name: [row.get(name) for row in rows] for name in names} if few else None), False
 
 
 def _examples(column: list[Any]) -> list[Any] | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
 from tensordb.datasets.batching import Batch
 from tensordb.encoding.pipeline import EncodedTensor, encode
 from tensordb.encoding.summing import Statistics, summarize
+from tensordb.encoding.workers import alone
 from tensordb.engine import Database, Stored
 
 Result = TypeVar("Result")
@@ -35,7 +37,7 @@ def written(db: Database, source: Iterator[Batch]) -> Iterator[tuple[Batch, Stor
     ahead = unsynced = 0
     # Each look-up costs a millisecond. What another process stores or deletes meanwhile is found out at the commit.
     stored_before = db.writer.few_stored()
-    with ThreadPoolExecutor(_ENCODERS) as encoders, ThreadPoolExecutor(1) as appender:
+    with ThreadPoolExecutor(_ENCODERS) as encoders, ThreadPoolExecutor(1) as appender, ThreadPoolExecutor(1) as syncer:
 
         def advance() -> int:
             """Hand the oldest batch from the encoders to the appender."""
@@ -49,14 +51,15 @@ def written(db: Database, source: Iterator[Batch]) -> Iterator[tuple[Batch, Stor
             writing.append((batch, _begun(appender, partial(db.writer.append, encoded, known=known)), statistics))
             unsynced += encoded.nbytes
             if unsynced >= _SYNCED_NBYTES:
-                _begun(appender, db.payloads.flush)  # when it fails, the flush before the commit says so
+                # Beside the appender, which goes on meanwhile. When it fails, the flush before the commit says so.
+                _begun(syncer, db.payloads.flush)
                 unsynced = 0
             return batch.tensor.nbytes
 
         for batch in source:
             while encoding and (len(encoding) > _ENCODERS or ahead + batch.tensor.nbytes > _AHEAD_NBYTES):
                 ahead -= advance()
-            encoding.append((batch, _begun(encoders, partial(_encoded, batch))))
+            encoding.append((batch, _begun(encoders, partial(_encoded, batch, crowded=bool(encoding)))))
             ahead += batch.tensor.nbytes
             while len(writing) > _BEHIND:
                 yield _finished(writing)
@@ -66,10 +69,11 @@ def written(db: Database, source: Iterator[Batch]) -> Iterator[tuple[Batch, Stor
             yield _finished(writing)
 
 
-def _encoded(batch: Batch) -> tuple[EncodedTensor, Statistics]:
-    # One after the other, as what was summed up is in the cache then.
-    statistics = summarize(batch.tensor, page=batch.is_page)
-    return encode(batch.tensor, batch.config, page=batch.is_page), statistics
+def _encoded(batch: Batch, *, crowded: bool) -> tuple[EncodedTensor, Statistics]:
+    # One after the other, as what was summed up is in the cache then. A page beside others needs one core, not all.
+    with alone() if crowded and batch.is_page else nullcontext():
+        statistics = summarize(batch.tensor, page=batch.is_page)
+        return encode(batch.tensor, batch.config, page=batch.is_page), statistics
 
 
 def _begun(executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[Result]:

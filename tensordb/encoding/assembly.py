@@ -124,8 +124,9 @@ def _itemsize(stored: Stored) -> int:
 
 def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan, frames: FrameList, write: Write | None) -> None:
     """Add the frames of all chunks, made on all cores."""
-    # One piece of memory for what is stored raw: the system gives large ones out in huge pages.
-    room = np.empty(codes.nbytes, np.uint8)
+    # One piece of memory for what is stored raw: the system gives large ones out in huge pages. None for what is packed
+    # elsewhere at once: threads of a bulk insert would keep it.
+    room = None if layout.record_bytes else np.empty(codes.nbytes, np.uint8)
 
     def take(part: FrameList) -> None:
         frames.extend(part)
@@ -137,7 +138,8 @@ def _write(codes: NDArray[np.uint8], layout: Layout, plan: Plan, frames: FrameLi
     def work(index: int) -> None:
         first, last = layout.batch_chunks(index)
         begin, end = layout.span(first, last)
-        in_order.put(index, frames_of(codes[begin:end], room[begin:end], first, layout, plan))
+        part = None if room is None else room[begin:end]
+        in_order.put(index, frames_of(codes[begin:end], part, first, layout, plan))
 
     if layout.chunks == 1:
         take(frames_of(codes, room, 0, layout, plan))

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+import numpy as np
+
+from tensordb.encoding import packing
 from tensordb.encoding.filters import Delta
 from tensordb.encoding.frames import CONSTANT, FrameList, Piece, pieces_of
 from tensordb.encoding.layout import Layout
 from tensordb.encoding.plans import MINIMUM_SAVING, Bytes, Plan
+from tensordb.encoding.scratch import scratch
 
 _STRIP, _STEP = 16 << 10, 1 << 10
 _WORTH_ESTIMATING = 4 * _STRIP
@@ -17,17 +21,20 @@ _FAR_BELOW, _DOUBT = 0.8, 1 - MINIMUM_SAVING
 is taken without trying the chunk by itself."""
 
 
-def frames_of(codes: Bytes, room: Bytes, first: int, layout: Layout, plan: Plan) -> FrameList:
+def frames_of(codes: Bytes, room: Bytes | None, first: int, layout: Layout, plan: Plan) -> FrameList:
     """Return the frames of a batch.
 
     Args:
         codes: Of the batch.
-        room: Of as many bytes, for what is stored raw.
+        room: Of as many bytes, for what is stored raw; None to make it where it is needed.
         first: Number of the batch's first chunk.
         layout: Of the tensor.
         plan: How.
     """
+    if _packs(codes, layout, plan):
+        return _packed(codes, layout, plan)
     frames = FrameList()
+    room = np.empty(codes.nbytes, np.uint8) if room is None else room
     # Where each record has its slice of each group, so has each chunk: all are taken apart in one go.
     step = codes.nbytes if plan.filter.sliceable else layout.chunk_bytes
     for begin in range(0, codes.nbytes, step):
@@ -40,6 +47,20 @@ def frames_of(codes: Bytes, room: Bytes, first: int, layout: Layout, plan: Plan)
             groups = plan.filter.split_into(room[begin : begin + step], part, layout.records(part.nbytes))
             frames.add(_pieces(groups, layout, plan))
     return frames
+
+
+def _packs(codes: Bytes, layout: Layout, plan: Plan) -> bool:
+    """Tell whether a batch has many whole chunks that are compressed, each record with its slice of each group."""
+    many = codes.nbytes >= packing.MANY_CHUNKS * layout.chunk_bytes and codes.nbytes % layout.chunk_bytes == 0
+    whole = many and plan.filter.sliceable and plan.base is None and plan.codec.id > 0
+    return whole and all(plan.filter.shares(layout.chunk_bytes)) and packing.ready()
+
+
+def _packed(codes: Bytes, layout: Layout, plan: Plan) -> FrameList:
+    """Return the frames of such a batch in one buffer."""
+    groups = plan.filter.split_into(scratch("groups", codes.nbytes), codes, layout.records(codes.nbytes))
+    shares = zip(groups, plan.filter.shares(layout.chunk_bytes), plan.keep_below, strict=True)
+    return packing.packed([packing.column_of(data, size, plan.codec, keep) for data, size, keep in shares])
 
 
 def _pieces(groups: Sequence[Bytes], layout: Layout, plan: Plan) -> list[Piece]:

@@ -17,11 +17,11 @@ from tensordb.errors import FormatError, IntegrityError
 from tensordb.forks import computed_once
 
 RAW, COMPRESSED, CONSTANT = 0, 1, 2
-_LENGTH_BITS = 30
-_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
+LENGTH_BITS = 30
+_LENGTH_MASK = (1 << LENGTH_BITS) - 1
 
 _OF_NOTHING = xxh3_64_intdigest(b"")
-_PADDING = [bytes(size) for size in range(ALIGNMENT)]
+PADDING = [bytes(size) for size in range(ALIGNMENT)]
 
 Bytes = NDArray[np.uint8]
 Piece = tuple[int, Any]
@@ -43,7 +43,7 @@ class FrameList:
         stored = [b"" if kind == CONSTANT else data for kind, data in pieces]
         sizes = [*map(len, stored)]
         self.words += [
-            kind << _LENGTH_BITS | (int(data[0]) if kind == CONSTANT else size)
+            kind << LENGTH_BITS | (int(data[0]) if kind == CONSTANT else size)
             for (kind, data), size in zip(pieces, sizes, strict=True)
         ]
         digests = map(xxh3_64_intdigest, stored)
@@ -53,7 +53,7 @@ class FrameList:
             if size:
                 self.buffers.append(data)
             if padding:
-                self.buffers.append(_PADDING[padding])
+                self.buffers.append(PADDING[padding])
             self.nbytes += size + padding
             self.padding = padding
 
@@ -94,7 +94,7 @@ def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) ->
     """
     if not len(data):
         return [(RAW, b"")]
-    if codec is not None and len(data) <= size and data[0] == data[-1] and _is_constant(data):
+    if codec is not None and len(data) <= size and data[0] == data[-1] and is_constant(data):
         return [(CONSTANT, data)]
     view = memoryview(data)  # type: ignore[arg-type]  # an array is a buffer
     pieces: list[Piece] = [(RAW, view[at : at + size]) for at in range(0, len(view), size)]
@@ -110,18 +110,19 @@ def pieces_of(data: Bytes, size: int, codec: Codec | None, keep_below: float) ->
     ends = np.append(data[size - 1 : (len(pieces) - 1) * size : size], data[-1:])
     for index in np.flatnonzero(data[::size] == ends).tolist():
         piece = data[index * size : (index + 1) * size]
-        if _is_constant(piece):
+        if is_constant(piece):
             pieces[index] = (CONSTANT, piece)
     return pieces
 
 
-def _is_constant(piece: Bytes) -> bool:
+def is_constant(piece: Bytes) -> bool:
+    """Tell whether all bytes of a piece are the same."""
     return bool((piece[:64] == piece[0]).all() and (piece == piece[0]).all())
 
 
 def parts_of(word: int) -> tuple[int, int]:
     """Return the kind of frame that a word of the table stands for, and its length or value."""
-    return word >> _LENGTH_BITS, word & _LENGTH_MASK
+    return word >> LENGTH_BITS, word & _LENGTH_MASK
 
 
 class FrameTable:
@@ -150,7 +151,7 @@ class FrameTable:
             )
         # Most tables are short: plain numbers are read faster than arrays are made.
         self.sizes = sizes
-        self.kinds = [word >> _LENGTH_BITS for word in header.words]
+        self.kinds = [word >> LENGTH_BITS for word in header.words]
         self.values = [word & _LENGTH_MASK for word in header.words]
         self.starts: list[int] = []
         self._ends: list[int] = []

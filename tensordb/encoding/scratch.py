@@ -22,7 +22,7 @@ _UNUSED = 3
 _thread = threading.local()
 
 
-def scratch(use: Literal["base", "words"], nbytes: int) -> NDArray[np.uint8]:
+def scratch(use: Literal["base", "groups", "words"], nbytes: int) -> NDArray[np.uint8]:
     """Return memory that is the caller's for as long as he holds it."""
     if nbytes > _KEPT:
         return np.empty(nbytes, np.uint8)

@@ -293,3 +293,23 @@ def test_sequence_like_metadata_of_many_layouts_keeps_each_document(data: Tensor
     returned = [record.metadata for record in data.query("data")]
     assert returned == rows
     assert [type(row["a"]) for row in returned[:2]] == [int, float]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_many_records_get_ids_and_metadata_in_their_order(data: TensorStorage, given: bool) -> None:
+    count = 12_000  # several pages, several columns of metadata, and ids enough to be made beside the rest
+    plain = [{"number": number, "even": number % 2 == 0} for number in range(count)]
+    awkward = {5_000: {"number": "text", "deep": {"a": [1, None]}}, 7_777: {}, 11_999: {"EVEN": 1.5}}
+    metadata = [awkward.get(number, fields) for number, fields in enumerate(plain)]
+    names = [f"record {number}" for number in range(count)] if given else None
+    stack = torch.arange(count * 200, dtype=torch.float32).reshape(count, 200)
+    ids = data.insert_many("data", stack, metadata, record_ids=names)
+    assert len(set(ids)) == count
+    assert names is None or ids == names
+    for number in (0, 1, 4_999, 5_000, 7_777, 11_998, 11_999):
+        record = data.get_tensor_by_id("data", ids[number])
+        assert torch.equal(record.tensor, stack[number])
+        assert record.metadata == metadata[number]
+    assert [record.metadata for record in data.get_dataset_with_metadata("data")] == metadata
+    mean = data.sql('SELECT stats.mean AS mean FROM "data" ORDER BY record_id').column("mean").to_pylist()
+    assert sorted(mean) == [float(row.double().mean()) for row in stack]

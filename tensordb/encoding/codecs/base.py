@@ -35,6 +35,16 @@ class Codec(ABC):
         view = memoryview(data)
         return [self.compress(view[at : at + size]) for at in range(0, len(view), size)]
 
+    def compress_frames(self, data: Buffer, size: int) -> tuple[Any, NDArray[np.uint64], NDArray[np.int64]]:
+        """Do what `compress_pieces` does.
+
+        Returns:
+            What keeps the compressed pieces alive, where each begins in memory, and how many bytes it has.
+        """
+        pieces = self.compress_pieces(data, size)
+        places = np.array([address_of_bytes(piece) for piece in pieces], np.uint64)
+        return pieces, places, np.array([len(piece) for piece in pieces], np.int64)
+
     @abstractmethod
     def decompress(self, data: Buffer, size: int) -> bytes:
         """Return the original of `data`, which is exactly `size` bytes.

@@ -54,22 +54,40 @@ class Zstd(Codec):
 
     def compress_pieces(self, data: Buffer, size: int) -> Sequence[Buffer]:
         """Return a zstd frame for each piece, made in one go without the GIL when there are many."""
-        count = -(-len(data) // size)
-        if count < _MANY_PIECES:
+        if -(-len(data) // size) < _MANY_PIECES:
             return Codec.compress_pieces(self, data, size)
-        spans = np.empty((count, 2), np.uint64)
-        spans[:, 0] = np.arange(count) * size
-        spans[:, 1] = size
-        spans[-1, 1] = len(data) - (count - 1) * size
-        pieces = zstandard.BufferWithSegments(data, spans.tobytes())
-        frames = _compressor(self.level, self.strategy).multi_compress_to_buffer(pieces, threads=1)
-        found: list[Buffer] = [frames[index] for index in range(count)]
+        found: list[Buffer] = self._segments(data, size)
         if self.strategy == "huffman":
             view = memoryview(data)
             for index, frame in enumerate(found):
                 if len(frame) * _REPEATS < size:
                     found[index] = self._smaller(frame, view[index * size : (index + 1) * size])
         return found
+
+    def compress_frames(self, data: Buffer, size: int) -> tuple[Any, NDArray[np.uint64], NDArray[np.int64]]:
+        """Do the same without a look at each frame."""
+        if -(-len(data) // size) < _MANY_PIECES:
+            return Codec.compress_frames(self, data, size)
+        segments = self._segments(data, size)
+        places, lengths = _addresses(segments), np.array([len(segment) for segment in segments], np.int64)
+        kept: list[Buffer] = list(segments)
+        if self.strategy == "huffman":
+            view = memoryview(data)
+            for index in np.flatnonzero(lengths * _REPEATS < size).tolist():
+                kept[index] = frame = self._smaller(kept[index], view[index * size : (index + 1) * size])
+                places[index], lengths[index] = address_of_bytes(frame), len(frame)
+        return (segments, kept), places, lengths
+
+    def _segments(self, data: Buffer, size: int) -> list[zstandard.BufferSegment]:
+        """Return a zstd frame for each piece."""
+        count = -(-len(data) // size)
+        spans = np.empty((count, 2), np.uint64)
+        spans[:, 0] = np.arange(count) * size
+        spans[:, 1] = size
+        spans[-1, 1] = len(data) - (count - 1) * size
+        pieces = zstandard.BufferWithSegments(data, spans.tobytes())
+        frames = _compressor(self.level, self.strategy).multi_compress_to_buffer(pieces, threads=1)
+        return [frames[index] for index in range(count)]
 
     def _smaller(self, frame: Buffer, data: Buffer) -> Any:
         """Return `frame`, or one that looks for repetitions when that is smaller."""

@@ -106,6 +106,18 @@ def _merge_8(addresses, out):
                     target[i] |= np.uint64(source[i]) << shift
 
 
+def _pack(addresses, lengths, starts, out):
+    """Copy the bytes at each address to `out` where they start, and zero those before the next ones."""
+    for run in range(addresses.size):
+        count, start = lengths[run], starts[run]
+        end = starts[run + 1] if run + 1 < starts.size else out.size
+        source = carray(_bytes_at(addresses[run]), (count,))
+        target = out[start : start + count]
+        for i in range(count):
+            target[i] = source[i]
+        out[start + count : end] = 0
+
+
 def _words(bits: int) -> Any:
     return types.Array(getattr(types, f"uint{bits}"), 1, "C")
 
@@ -118,3 +130,5 @@ merge = {
     8: compiled(_merge_8, _ADDRESSES, _words(64)),
 }
 """By the bytes of a word: ``merge[4](addresses, out)``."""
+pack = compiled(_pack, _ADDRESSES, _PLACES, _PLACES, types.Array(types.uint8, 1, "C"))
+"""``pack(addresses, lengths, starts, out)``."""
