@@ -19,11 +19,11 @@ from typing import BinaryIO
 import duckdb
 
 from tensordb import files
-from tensordb.catalog.block_mending import Mended, damaged_metadata, mend, trust
+from tensordb.catalog.block_mending import damaged_metadata, mend, trust
 from tensordb.catalog.blocks import check
 from tensordb.catalog.failures import is_damage
 from tensordb.catalog.locks import CatalogLocks
-from tensordb.catalog.proving import mend_headers, mend_metadata, mend_padding
+from tensordb.catalog.proving import mend_headers, mend_padding
 from tensordb.catalog.rebuilding_apart import rebuild_apart
 from tensordb.catalog.reconciling import Reconciled, reconcile
 from tensordb.catalog.remaking import REMADE, remake, remake_specs
@@ -42,6 +42,8 @@ DATASET = "salvaged"
 """Where tensors go whose names are lost."""
 _AGAIN = REMADE | {"specs", "objects", "deltas"}
 """Tables whose rows are made anew from what else there is."""
+_NAMING = frozenset({"checkpoints", "checkpoint_tensors", "weights"})
+"""Tables that name objects, beside those of records."""
 _WITH_IT = "with names, metadata, checkpoints and the smallest tensors"
 _UNPROVEN = "the proof that the names, types and numbers of rows in block {} of the catalog are right: some byte is not"
 _PIECE = 1 << 20
@@ -149,22 +151,19 @@ def _copy_file(content: BinaryIO, place: Path) -> list[str]:
 def _with_catalog(target: Path) -> RepairReport:
     """Repair the copy, if need be without its write-ahead log, if need be from its segments alone."""
     catalog, log = target / "catalog.duckdb", target / "catalog.duckdb.wal"
-    lost = [] if catalog.exists() else [f"the catalog, which is missing, {_WITH_IT}"]
+    lost, unproven = [] if catalog.exists() else [f"the catalog, which is missing, {_WITH_IT}"], list[str]()
     mended = _mended(catalog) if catalog.exists() else []
     while catalog.exists():
         try:
             found = _repaired(target, _rebuilt(target))
-            return replace(
-                found,
-                not_salvaged=(*lost, *found.not_salvaged),
-                mended_catalog=tuple(each.sentence for each in mended),
-            )
+            told = (*lost, *unproven, *found.not_salvaged)
+            return replace(found, not_salvaged=told, mended_catalog=tuple(mended))
         except Exception as error:
             if not _is_damage(error):
                 raise
             if damaged := damaged_metadata(catalog):
                 trust(catalog, damaged)
-                lost += [_UNPROVEN.format(block) for block in damaged]
+                unproven += [_UNPROVEN.format(block) for block in damaged]
                 continue
             if log.exists():
                 lost.append(f"the catalog's write-ahead log, with what was written last: {error}")
@@ -175,13 +174,10 @@ def _with_catalog(target: Path) -> RepairReport:
     return _from_segments(target, lost)
 
 
-def _mended(catalog: Path) -> list[Mended]:
+def _mended(catalog: Path) -> list[str]:
     """Put right what the catalog's checksums tell; return what that was."""
-    done = mend_headers(catalog) + mend(catalog)
-    for mend_more in (mend_padding, mend_metadata):
-        if check(catalog).damaged:
-            done += mend_more(catalog)
-    return done
+    told = mend_headers(catalog) + mend(catalog)
+    return told + mend_padding(catalog) if check(catalog).damaged else told
 
 
 def _is_damage(error: Exception) -> bool:
@@ -198,16 +194,16 @@ def _rebuilt(target: Path) -> Reconciled:
     lost = [f"up to {n:,} rows of the catalog's table {name!r}" for name, n in rows.items() if name not in _AGAIN]
     if rows.keys() & REMADE:
         lost += remake(catalog, database_id_in(segments))
+    if "runs" in rows:
+        lost.append("runs without checkpoints, if there were any")
     # Whether all of these are found, the records that name them tell.
     found = reconcile(catalog, list(objects_in(segments)) if rows.keys() & {"objects", "deltas"} else [])
     lost += found.lost
-    unnamed = found.unnamed if lost else {}
     if "specs" in rows:
         lost += remake_specs(catalog, lambda sample: spec_in(segments, sample), nbytes_of)
-        again = reconcile(catalog)
-        lost += again.lost
-        unnamed |= again.unnamed
-    return Reconciled(lost, unnamed)
+        lost += reconcile(catalog).lost  # of the objects that lose their names by it no payload can be read
+    names_are_lost = any(name in _NAMING or name.startswith("records_") for name in rows)
+    return Reconciled(lost, found.unnamed if names_are_lost else {})
 
 
 def _repaired(target: Path, rebuilt: Reconciled) -> RepairReport:
@@ -218,15 +214,27 @@ def _repaired(target: Path, rebuilt: Reconciled) -> RepairReport:
             for each in db.list_indexes(name):
                 db.drop_index(name, each)
                 db.create_index(name, each)
+        if rebuilt.unnamed:  # before segments are written anew, without what nothing names
+            lost += _keep_unnamed(db, target / "segments", rebuilt.unnamed)
         found = db.maintenance.repair()
-        if rebuilt.unnamed:
-            dataset = DATASET
-            while db.dataset_exists(dataset):
-                dataset += "-"
-            db.create_dataset(dataset)
-            lost += _keep(db, dataset, target / "segments", rebuilt.unnamed)
-            lost.append(f"the names of {db.count(dataset):,} tensors, which are in the dataset {dataset!r} now")
     return replace(found, not_salvaged=tuple(lost))
+
+
+def _keep_unnamed(db: TensorStorage, segments: Path, unnamed: Mapping[tuple[int, int], str | None]) -> list[str]:
+    """Insert the tensors at these places into a dataset of their own; return what is lost."""
+    dataset = DATASET
+    while db.dataset_exists(dataset):
+        dataset += "-"
+    db.create_dataset(dataset)
+    kept = set[tuple[int, int]]()
+    told = list(_keep(db, dataset, segments, unnamed, kept))
+    if kept:
+        told.append(f"the names of {db.count(dataset):,} tensors, which are in the dataset {dataset!r} now")
+    else:
+        db.delete_dataset(dataset)
+    if missing := len(unnamed) - len(kept):
+        told.append(f"{missing:,} payloads that nothing names any more, and that cannot be read")
+    return told
 
 
 def _from_segments(target: Path, lost: list[str]) -> RepairReport:
@@ -238,14 +246,18 @@ def _from_segments(target: Path, lost: list[str]) -> RepairReport:
             files.unlink(target / name)
     with TensorStorage(target) as db:
         db.create_dataset(DATASET)
-        lost += _keep(db, DATASET, old, None)
+        lost += _keep(db, DATASET, old, None, set())
         count = db.count(DATASET)
     files.remove_tree(old)
     return RepairReport(dry_run=False, records=count, not_salvaged=tuple(lost))
 
 
 def _keep(
-    db: TensorStorage, dataset: str, segments: Path, only: Mapping[tuple[int, int], str | None] | None
+    db: TensorStorage,
+    dataset: str,
+    segments: Path,
+    only: Mapping[tuple[int, int], str | None] | None,
+    kept: set[tuple[int, int]],
 ) -> Iterator[str]:
     """Insert tensors of segments into a dataset, all or those at the places given; yield what cannot be read."""
     places: list[Place] = []
@@ -260,6 +272,7 @@ def _keep(
         if only is None or key in only:
             try:
                 _insert(db, dataset, place, reader, only[key] if only is not None else None)
+                kept.add(key)
             except UNREADABLE as error:
                 yield f"the tensor in {place.file.name} at byte {place.begin}: {error}"
 
@@ -268,4 +281,8 @@ def _insert(db: TensorStorage, dataset: str, place: Place, reader: PayloadReader
     if isinstance(reader, Exception):
         raise reader
     told = {"segment": place.file.stem, "offset": place.begin, "base": (reader.base_id or b"").hex()}
-    db.insert(dataset, reader.decode(), told | ({} if name is None else {"name": name}))
+    tensor = reader.decode()
+    if reader.is_page:
+        db.insert_many(dataset, tensor, [{**told, "row": row} for row in range(len(tensor))])
+    else:
+        db.insert(dataset, tensor, told if name is None else {**told, "name": name})

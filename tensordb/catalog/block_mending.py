@@ -1,9 +1,9 @@
-"""Putting right what a copy of DuckDB's file is damaged in, where its checksums tell enough.
+"""What the checksums of DuckDB's file tell of the damage in a copy of it.
 
 A checksum is a sum without carry of a product of each word of 8 bytes, and the factor has an inverse. So for each word
 there is one value with which the sum is right, and a word of which that differs in one byte explains the damage. In one
 of a word's lower bytes damage changes so many bits of the sum that no other word of a block has an explanation by
-chance; in a higher one, and among equal words, there are several, and nothing is done here.
+chance; in a higher one, and among equal words, there are several.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,46 +24,44 @@ from tensordb.catalog.blocks import (
     Layout,
     checksum,
     in_use,
-    is_plausible,
     is_whole,
     layout_of,
     read_block,
     read_headers,
     read_lists,
+    takes_turns,
     words_of,
 )
 
 _END_OF_FIELDS = 64
 """Where the headers that take turns hold zeros from."""
-_LEAST_BITS = 46
-"""Bits of a sum that damage has to reach: of 2^26 bytes that a block's words may be changed in one fits by chance once
-in a million blocks."""
+_IDENTITY = slice(124, 140)
+"""Bytes of the first header that are other ones in each file, beside its checksum."""
+_BYTE_BITS = 46
+"""Bits of a sum that a wrong byte has to reach: of 2^26 bytes that the words of a block may be changed in, one fits by
+chance in one block of a million."""
+_ZERO_BITS = 28
+"""Those that a word in padding has to reach: that another one, changed in the same bit, comes to the same is rarer."""
+_SURROUNDING_ZEROS = 512
+"""Bytes on either side of what is taken for padding: the values of columns lie closer to each other."""
 _WORD_BYTES = 8
 _INVERSE = np.uint64(pow(int(FACTOR), -1, 2**64))
 
 
-class Mended(NamedTuple):
-    """A byte that was changed.
-
-    Attributes:
-        block: Number of its block, -1 for a header.
-    """
-
-    block: int
-    sentence: str
-
-
-def mend(path: Path) -> list[Mended]:
+def mend(path: Path) -> list[str]:
     """Put the byte right, in each block of a file that nobody uses, that alone explains its checksum.
+
+    Returns:
+        What was mended, a sentence each.
 
     Raises:
         OSError: The file cannot be read or written.
     """
     with _changing(path) as descriptor:
-        layout, done = _layout(descriptor), list[Mended]()
+        layout, done = _layout(descriptor), list[str]()
         while layout is not None:  # until nothing changes: which are in use may be told by one that is mended first
             some = [
-                Mended(block, f"block {block}: {sentence}")
+                f"block {block}: {sentence}"
                 for block in in_use(layout, read_lists(descriptor, layout))
                 if (sentence := _mend(descriptor, layout.offset(block), layout.block_bytes))
             ]
@@ -73,41 +71,35 @@ def mend(path: Path) -> list[Mended]:
         return done
 
 
-def header_candidates(path: Path) -> dict[int, list[tuple[int, int]]]:
+def header_candidates(path: Path, like: bytes) -> dict[int, list[tuple[int, int]]]:
     """Return the damaged headers of a file, with the bytes of each that explain it: where in the file, and what values.
+
+    Args:
+        path: The file.
+        like: The first header of another file of this release of DuckDB's.
 
     Raises:
         OSError: The file cannot be read.
     """
     with _opened(path, os.O_RDONLY) as descriptor:
-        damaged = {index: data for index, data in enumerate(read_headers(descriptor)) if not is_whole(data)}
+        headers, nbytes = read_headers(descriptor), os.fstat(descriptor).st_size
+    if not all(len(each) == HEADER_BYTES for each in headers):
+        return {}
     return {
         index: [
             (index * HEADER_BYTES + at, right)
-            for at, right in (_explanations(data) if len(data) == HEADER_BYTES else ())
-            if _could_be(index, data[:at] + bytes([right]) + data[at + 1 :])
+            for at, right in _explanations(data)
+            if _could_be(index, data[:at] + bytes([right]) + data[at + 1 :], headers, like, nbytes)
         ]
-        for index, data in damaged.items()
+        for index, data in enumerate(headers)
+        if not is_whole(data)
     }
 
 
-def block_candidates(path: Path, block: int) -> list[tuple[int, int]]:
-    """Return the bytes of a damaged block that explain it: where in the file, and what values.
+def padding_candidates(path: Path) -> dict[int, int]:
+    """Return the damaged blocks of a file of which a word among zeros, made a zero, is an explanation: and where it is.
 
-    The file's headers are to be sound. Bytes of words that are zeros are not among them.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    with _opened(path, os.O_RDONLY) as descriptor:
-        layout = layout_of(read_headers(descriptor))
-        data = read_block(descriptor, layout, block)
-        words = words_of(data)
-        return [(layout.offset(block) + at, right) for at, right in _explanations(data) if words[at // _WORD_BYTES]]
-
-
-def zero_candidates(path: Path) -> dict[int, list[int]]:
-    """Return the damaged blocks of a file, and where words of each are one of which explains it if it is to be zero.
+    It is the damage if it is padding: but rows that were deleted may leave such a word, too.
 
     Raises:
         OSError: The file cannot be read.
@@ -118,11 +110,8 @@ def zero_candidates(path: Path) -> dict[int, list[int]]:
             return {}
         used = in_use(layout, read_lists(descriptor, layout))
         damaged = ((block, data) for block in used if not is_whole(data := read_block(descriptor, layout, block)))
-        return {
-            block: [layout.offset(block) + at for at in _wrong_zeros(data)]
-            for block, data in damaged
-            if len(data) == layout.block_bytes
-        }
+        places = {block: _lonely_word(data) for block, data in damaged if len(data) == layout.block_bytes}
+    return {block: layout.offset(block) + at for block, at in places.items() if at is not None}
 
 
 def write(path: Path, places: Mapping[int, bytes]) -> None:
@@ -191,7 +180,7 @@ def _mend(descriptor: int, offset: int, nbytes: int) -> str | None:
     """Mend a block where that can be done; return what was done."""
     data = os.pread(descriptor, nbytes, offset)
     found = [] if len(data) < nbytes or is_whole(data) else _explanations(data)
-    if len(found) != 1 or _bits_reached(data) < _LEAST_BITS:
+    if len(found) != 1 or _bits_reached(data) < _BYTE_BITS:
         return None
     position, right = found[0]
     files.write_at(descriptor, bytes([right]), offset + position)
@@ -204,18 +193,30 @@ def _bits_reached(data: bytes) -> int:
     return 65 - (missing & -missing).bit_length()
 
 
-def _could_be(index: int, header: bytes) -> bool:
-    """Whether a header could be this: the first one holds text, numbers of many bits and zeros."""
+def _could_be(index: int, header: bytes, headers: list[bytes], like: bytes, nbytes: int) -> bool:
+    """Whether a header could be this: the first is like those of other files but for its identity, two take turns."""
     if index == 0:
-        return all(word.bit_count() > 1 for word in words_of(header).tolist() if word)
-    return not any(header[_END_OF_FIELDS:]) and is_plausible(header)
+        same = (slice(CHECKSUM_BYTES, _IDENTITY.start), slice(_IDENTITY.stop, None))
+        return all(header[part] == like[part] for part in same)
+    other = headers[3 - index]
+    return is_whole(other) and not any(header[_END_OF_FIELDS:]) and takes_turns(header, other, nbytes)
 
 
-def _wrong_zeros(data: bytes) -> list[int]:
-    """Return where the words are each of which, made a zero, makes the checksum right."""
+def _lonely_word(data: bytes) -> int | None:
+    """Return where the only word is that explains a checksum if it is to be zero, and lies in the midst of zeros."""
     words = words_of(data)
     value = _missing(words) * int(_INVERSE) % 2**64
-    return (np.nonzero(words[1:] == value)[0] * _WORD_BYTES + CHECKSUM_BYTES).tolist() if value else []
+    (places,) = np.nonzero(words[1:] == value)
+    if len(places) != 1 or _bits_reached(data) < _ZERO_BITS or _is_null(value):
+        return None
+    at = int(places[0]) * _WORD_BYTES + CHECKSUM_BYTES
+    begin, end = max(CHECKSUM_BYTES, at - _SURROUNDING_ZEROS), at + _WORD_BYTES + _SURROUNDING_ZEROS
+    return None if any(data[begin:at]) or any(data[at + _WORD_BYTES : end]) else at
+
+
+def _is_null(value: int) -> bool:
+    """Whether DuckDB stores something like this in the place of NULL: the least number of some width, in some lane."""
+    return value & (value - 1) == 0 and value.bit_length() % 8 == 0
 
 
 def _explanations(data: bytes) -> list[tuple[int, int]]:

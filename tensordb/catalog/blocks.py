@@ -25,9 +25,6 @@ FACTOR = np.uint64(0xBF58476D1CE4E5B9)
 """By which each word of 8 bytes is multiplied before all are summed up without carry."""
 _SEED = np.uint64(5381)
 _NOWHERE = 2**64 - 1
-_SIZES = {1 << bits for bits in range(1, 19)}
-"""That a block, or the vectors of a query, can have."""
-_MOST_VERSION = 1 << 16
 _PARTS_OF_A_BLOCK = 64
 """Pieces of a block that DuckDB's own metadata is chained of, the list of free blocks among it."""
 _PLACE_BITS = 56
@@ -125,13 +122,14 @@ def layout_of(headers: list[bytes]) -> Layout:
     return Layout(newest[4], newest[3], newest[2])
 
 
-def is_plausible(header: bytes) -> bool:
-    """Whether the numbers of one of the headers that take turns go with each other."""
-    iteration, metadata, free_list, blocks, *sizes, version = struct.unpack_from("<7Q", header, CHECKSUM_BYTES)
-    for place in (metadata, free_list):
-        if place != _NOWHERE and (place % 2**_PLACE_BITS >= blocks or place >> _PLACE_BITS >= _PARTS_OF_A_BLOCK):
-            return False
-    return max(iteration, blocks) < 2**_PLACE_BITS and set(sizes) <= _SIZES and version < _MOST_VERSION
+def takes_turns(header: bytes, other: bytes, nbytes: int) -> bool:
+    """Whether one of the headers that take turns goes with the other one, in a file of so many bytes."""
+    mine, its = (struct.unpack_from("<7Q", each, CHECKSUM_BYTES) for each in (header, other))
+    iteration, metadata, free_list, blocks, block_bytes, *_ = mine
+    if abs(iteration - its[0]) != 1 or mine[4:] != its[4:] or blocks > nbytes // block_bytes:
+        return False
+    places = (place for place in (metadata, free_list) if place != _NOWHERE)
+    return all(place % 2**_PLACE_BITS < blocks and place >> _PLACE_BITS < _PARTS_OF_A_BLOCK for place in places)
 
 
 def read_lists(descriptor: int, layout: Layout) -> Lists | None:

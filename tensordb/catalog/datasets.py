@@ -108,7 +108,7 @@ def create(
             spec_id INTEGER, document BLOB USING COMPRESSION uncompressed,
             payload BLOB USING COMPRESSION uncompressed, stats {STATISTICS_SQL}
             {f", metadata {struct}" if struct else ""})""")
-    _create_view(con, row)
+    create_view(con, row)
     return row
 
 
@@ -137,7 +137,7 @@ def adapt_fields(con: duckdb.DuckDBPyConnection, row: DatasetRow, wanted: Struct
     )
     changed = replace(row, fields=merged)
     if after and not before:
-        _create_view(con, changed)
+        create_view(con, changed)
     return set_indexes(con, changed, indexes.refit(con, row, changed)) if row.indexes else changed
 
 
@@ -163,7 +163,8 @@ def source(row: DatasetRow, internal: str = "", table: str | None = None) -> str
     )
 
 
-def _create_view(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> None:
+def create_view(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> None:
+    """Give a dataset its view, in place of the one that it has."""
     con.execute(f"CREATE OR REPLACE VIEW main.{quoted(row.name)} AS {source(row)}")
 
 

@@ -42,17 +42,30 @@ def rebuild(path: Path, *, before: Callable[[str], None], avoid: Collection[str]
         FormatError: The catalog is of a newer release.
         StoreError: The file system refuses.
     """
-    fresh = path.with_name(f"{path.name}.rebuilt")
-    for old in (fresh, connection.log_of(fresh)):
+    fresh = fresh_of(path)
+    remove(fresh)
+    try:
+        with translated("writing the catalog anew"):
+            lost = _Copying(path, fresh, before, frozenset(avoid)).everything()
         with contextlib.suppress(FileNotFoundError):
-            files.unlink(old)
-    with translated("writing the catalog anew"):
-        lost = _Copying(path, fresh, before, frozenset(avoid)).everything()
-    with contextlib.suppress(FileNotFoundError):
-        files.unlink(connection.log_of(path))
-    files.rename(fresh, path)
-    files.sync_directory(path.parent)
+            files.unlink(connection.log_of(path))
+        files.rename(fresh, path)
+        files.sync_directory(path.parent)
+    finally:
+        remove(fresh)
     return lost
+
+
+def fresh_of(path: Path) -> Path:
+    """Return where `rebuild` writes; what lies there when it does not return is to be removed."""
+    return path.with_name(f"{path.name}.rebuilt")
+
+
+def remove(path: Path) -> None:
+    """Remove a catalog and its log, if they are there."""
+    for each in (path, connection.log_of(path)):
+        with contextlib.suppress(FileNotFoundError):
+            files.unlink(each)
 
 
 @dataclass(frozen=True)

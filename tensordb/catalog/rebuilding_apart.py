@@ -31,6 +31,10 @@ main()
 """It gets no further into the package than it needs: to import all of it would take longer than the work itself."""
 
 
+class NoProcessError(StoreError):
+    """The other process cannot be started, or somebody ended it: of the file that tells nothing."""
+
+
 def rebuild_apart(path: Path) -> dict[str, int]:
     """Do what `rebuild` does, and outlive a crash of it.
 
@@ -40,7 +44,8 @@ def rebuild_apart(path: Path) -> dict[str, int]:
     Raises:
         IntegrityError: as `rebuild`; or DuckDB crashes at the first look, or again and again.
         FormatError: as `rebuild`.
-        StoreError: as `rebuild`; or the other process cannot be started, or somebody ended it.
+        StoreError: as `rebuild`.
+        NoProcessError: The other process cannot be started, or somebody ended it.
     """
     avoid: list[str] = []
     while len(avoid) < _MOST_CRASHES:
@@ -50,7 +55,7 @@ def rebuild_apart(path: Path) -> dict[str, int]:
         if "error" in told:
             raise _error(told["error"], told["message"])
         if -code not in _OF_DAMAGE or "step" not in told:
-            raise StoreError(
+            raise NoProcessError(
                 f"the process that reads {path} ended with code {code}; see that memory suffices, and repeat"
             )
         avoid.append(told["step"])
@@ -71,7 +76,7 @@ def _run(path: Path, avoid: list[str]) -> tuple[int, dict[str, Any]]:
             check=False,
         )
     except OSError as error:
-        raise StoreError(f"no process can be started to read {path}: {error.strerror}; repeat it later") from error
+        raise NoProcessError(f"no process can be started to read {path}: {error.strerror}; repeat it later") from error
     said = [line for line in done.stdout.splitlines() if line.startswith("{") and line.endswith("}")]
     last: dict[str, Any] = json.loads(said[-1]) if said else {}
     return done.returncode, last

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 
-from tensordb.catalog import connection, schema
+from tensordb.catalog import connection, datasets, schema
 from tensordb.catalog.failures import translated
 from tensordb.catalog.objects import NewObject
 from tensordb.catalog.rows import first, run
@@ -23,8 +23,8 @@ class Reconciled:
 
     Attributes:
         lost: What is lost beside the rows that were, a sentence for each checkpoint.
-        unnamed: Segment and position of each object that nothing names any more, with the name that it had in a
-            checkpoint, None where none is known.
+        unnamed: Segment and position of each object that something named, and nothing does any more, with the name that
+            it had in a checkpoint, None where none is known; and of each that was found and that nothing names.
     """
 
     lost: list[str]
@@ -51,7 +51,7 @@ def _reconcile(path: Path, found: Sequence[tuple[NewObject, bytes | None]]) -> R
         for each, _ in found:
             run(con, f"INSERT OR IGNORE INTO tensordb.objects VALUES ({marks})", list(each))
         _restore_deltas(con, [(each.object_id, base) for each, base in found if base is not None])
-        before = _names(con)
+        before = _names(con, [each.object_id for each, _ in found])
         broken = con.execute(
             "SELECT r.name, c.step, c.number FROM tensordb.checkpoints c JOIN tensordb.runs r USING (run_id) WHERE "
             "c.tensors <> (SELECT count(*) FROM tensordb.checkpoint_tensors t WHERE t.number = c.number)"
@@ -69,15 +69,21 @@ def _reconcile(path: Path, found: Sequence[tuple[NewObject, bytes | None]]) -> R
         _recount(con)
         lost = [f"the checkpoint of run {run!r}, step {step}: not all rows of its tensors" for run, step, _ in broken]
         after = _names(con)
+        for row in datasets.fetch_all(con):
+            if first(con.execute("SELECT 1 FROM duckdb_views() WHERE view_name = ?", [row.name])) is None:
+                datasets.create_view(con, row)
         return Reconciled(lost, {place: name for place, name in before.items() if place not in after})
     finally:
         con.close()
 
 
-def _names(con: duckdb.DuckDBPyConnection) -> dict[tuple[int, int], str | None]:
+def _names(con: duckdb.DuckDBPyConnection, found: Sequence[bytes] = ()) -> dict[tuple[int, int], str | None]:
+    """Return the places of the objects that are named, and of these, with the name of each in a checkpoint."""
     rows = con.execute(
         "SELECT o.segment, o.position, min(t.name) FROM tensordb.objects o "
-        "LEFT JOIN tensordb.checkpoint_tensors t USING (object_id) GROUP BY ALL"
+        "LEFT JOIN tensordb.checkpoint_tensors t USING (object_id) "
+        "WHERE o.refs > 0 OR o.object_id IN (SELECT unnest(?::BLOB[])) GROUP BY ALL",
+        [list(found)],
     )
     return {(segment, position): name for segment, position, name in rows.fetchall()}
 

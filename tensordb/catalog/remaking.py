@@ -7,9 +7,10 @@ and shapes in the payloads. Invariant: a row that is there is not changed, and w
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,13 @@ from tensordb.catalog.fields import StructOf, quoted
 from tensordb.catalog.rows import first, scalar
 from tensordb.model import TensorSpec
 
-_OF_TABLE = re.compile(r"\btensordb\.records_(\d+)\b", re.ASCII)
-_NONCE = re.compile(r"printf\('([0-9a-f]{2})%013x'", re.ASCII)
+_VIEW = re.compile(
+    r".* AS SELECT COALESCE\(r\.record_id, printf\('(?P<nonce>[0-9a-f]{2})%013x', r\.seq\)\) AS record_id, .*"
+    r"FROM \(tensordb\.records_(?P<number>[0-9]+) AS r INNER JOIN tensordb\.specs AS s "
+    r"ON \(\(r\.spec_id = s\.spec_id\)\)\);?\s*",
+    re.DOTALL,
+)
+"""A dataset's view as DuckDB writes it; what stands before is its name, which may hold anything."""
 REMADE = frozenset({"info", "datasets", "runs"})
 """Tables whose rows `remake` makes anew."""
 _MOST_TRIED = 64
@@ -55,7 +61,8 @@ def remake(path: Path, database_id: bytes) -> list[str]:
         What could not be made as it was, a sentence each.
 
     Raises:
-        FormatError: The tables are those of no format that this release knows.
+        FormatError: The tables are those of a newer release.
+        IntegrityError: They are those of no format.
     """
     with translated("making the catalog's tables anew"):
         con = connection.open_file(path, writable=True)
@@ -82,11 +89,13 @@ def remake_specs(
     with translated("making the catalog's specs anew"):
         con = connection.open_file(path, writable=True)
         try:
-            tables = _with_specs(con)
-            for spec_id in _unknown(con, tables):
-                found = next(filter(None, (read(sample) for sample in _samples(con, tables, spec_id))), None)
-                if found is not None:
-                    specs.restore(con, spec_id, found, nbytes(found))
+            tables, found = _with_specs(con), dict[int, TensorSpec]()
+            for name, columns in tables.items():
+                for spec_id, sample in _samples(con, name, columns):
+                    if spec_id not in found and (spec := read(sample)) is not None:
+                        found[spec_id] = spec
+            for spec_id, spec in found.items():
+                specs.restore(con, spec_id, spec, nbytes(spec))
             return list(_without_specs(con, tables))
         finally:
             con.close()
@@ -102,43 +111,46 @@ def _remake_info(con: duckdb.DuckDBPyConnection, database_id: bytes) -> None:
 
 def _remake_datasets(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     there = {number for (number,) in con.execute("SELECT dataset_id FROM tensordb.datasets").fetchall()}
-    named = dict(_named_by_views(con))
-    numbers = {int(name.removeprefix("records_")) for name in _tables(con, "records_")}
+    named, tables = _named_by_views(con), _tables(con)
+    numbers = {int(name.removeprefix("records_")) for name in tables if name.startswith("records_")}
     for number in sorted(numbers - there):
         name, nonce = named.get(number) or (_unused(con, "datasets", f"salvaged-{number}"), 0)
         _remake_dataset(con, number, name, nonce)
+        for index in tables:
+            if index.startswith(f"index_{number}_"):
+                con.execute(f"DROP TABLE tensordb.{quoted(index)}")
         lost = "its schema, compression settings and indexes, if it had any"
         if number not in named:
             lost = f"its name, the record ids that were generated for it, {lost}"
         yield f"of dataset {name!r}: {lost}"
 
 
-def _named_by_views(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[int, tuple[str, int]]]:
-    """Yield the number of each dataset that has its view, with name and nonce."""
+def _named_by_views(con: duckdb.DuckDBPyConnection) -> dict[int, tuple[str, int]]:
+    """Return name and nonce of each dataset that one view alone is made for."""
     own = "database_name = current_database() AND schema_name = 'main' AND NOT internal"
+    found: dict[int, list[tuple[str, int]]] = {}
     for name, text in con.execute(f"SELECT view_name, sql FROM duckdb_views() WHERE {own}").fetchall():
-        body = text.rpartition(" AS SELECT ")[2]  # before it stands the name, which may hold anything
-        table, nonce = _OF_TABLE.search(body), _NONCE.search(body)
-        if table and nonce:
-            yield int(table[1]), (name, int(nonce[1], 16))
+        if view := _VIEW.fullmatch(text):
+            found.setdefault(int(view["number"]), []).append((name, int(view["nonce"], 16)))
+    return {number: names[0] for number, names in found.items() if len(names) == 1}
 
 
 def _remake_dataset(con: duckdb.DuckDBPyConnection, number: int, name: str, nonce: int) -> None:
     table = f"tensordb.records_{number}"
     columns = {column[0]: column[1] for column in con.execute(f"SELECT * FROM {table} LIMIT 0").description or ()}
     known = fields.of_column(columns["metadata"]) if "metadata" in columns else StructOf()
-    created = scalar(con.execute(f"SELECT coalesce(min(created_at), now()::TIMESTAMP) FROM {table}"))
+    created = scalar(con.execute(f"SELECT min(created_at) FROM {table}")) or dt.datetime.now(dt.UTC).replace(
+        tzinfo=None
+    )
     con.execute(
         "INSERT INTO tensordb.datasets (dataset_id, name, name_folded, created_at, nonce, fields) "
         "VALUES (?, ?, ?, ?, ?, ?)",
         [number, name, name.casefold(), created, nonce, json.dumps(fields.to_dict(known))],
     )
-    for index in _tables(con, f"index_{number}_"):
-        con.execute(f"DROP TABLE tensordb.{quoted(index)}")
 
 
 def _remake_runs(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    if not _tables(con, "checkpoints"):
+    if "checkpoints" not in _tables(con):
         return
     rows = con.execute(
         "SELECT run_id, min(created_at) FROM tensordb.checkpoints "
@@ -151,49 +163,42 @@ def _remake_runs(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 
 
 def _unused(con: duckdb.DuckDBPyConnection, table: str, name: str) -> str:
-    while first(con.execute(f"SELECT 1 FROM tensordb.{table} WHERE name = ?", [name])) is not None:
+    while first(con.execute(f"SELECT 1 FROM tensordb.{table} WHERE lower(name) = ?", [name])) is not None:
         name += "-"
     return name
 
 
-def _tables(con: duckdb.DuckDBPyConnection, prefix: str) -> list[str]:
-    own = "database_name = current_database() AND schema_name = 'tensordb' AND starts_with(table_name, ?)"
-    return [name for (name,) in con.execute(f"SELECT table_name FROM duckdb_tables() WHERE {own}", [prefix]).fetchall()]
+def _tables(con: duckdb.DuckDBPyConnection) -> list[str]:
+    own = "database_name = current_database() AND schema_name = 'tensordb'"
+    return [name for (name,) in con.execute(f"SELECT table_name FROM duckdb_tables() WHERE {own}").fetchall()]
 
 
 def _with_specs(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Return the tables whose rows name specs, with SQL for whether that is of a row of the object, and the payload."""
     plain = "false AS is_row, NULL::BLOB AS payload"
     inline = "page_row IS NOT NULL AS is_row, payload"
-    return dict.fromkeys(_tables(con, "records_"), inline) | {"checkpoint_tensors": plain, "weights": plain}
+    named = {name: inline for name in _tables(con) if name.startswith("records_")}
+    return named | {"checkpoint_tensors": plain, "weights": plain}
 
 
-def _unknown(con: duckdb.DuckDBPyConnection, tables: dict[str, str]) -> list[int]:
-    """Return the numbers of the specs that are named and not there."""
-    named = " UNION ".join(f"SELECT spec_id FROM tensordb.{name}" for name in tables)
-    text = f"SELECT spec_id FROM ({named}) WHERE spec_id NOT IN (SELECT spec_id FROM tensordb.specs) ORDER BY spec_id"
-    return [number for (number,) in con.execute(text).fetchall()]
+def _samples(con: duckdb.DuckDBPyConnection, table: str, columns: str) -> Iterator[tuple[int, Sample]]:
+    """Yield some payloads of each spec that rows of a table name and that is not there, with its number."""
+    rows = con.execute(
+        f"""
+        SELECT n.spec_id, n.is_row, n.payload, o.segment, o.position, o.stored_nbytes
+        FROM (SELECT DISTINCT spec_id, object_id, {columns} FROM tensordb.{quoted(table)}
+                WHERE spec_id NOT IN (SELECT spec_id FROM tensordb.specs)) n
+            LEFT JOIN tensordb.objects o ON o.object_id = n.object_id
+        WHERE n.payload IS NOT NULL OR o.segment IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY n.spec_id) <= {_MOST_TRIED}"""
+    ).fetchall()
+    return ((row[0], Sample(*row[1:])) for row in rows)
 
 
-def _samples(con: duckdb.DuckDBPyConnection, tables: dict[str, str], spec_id: int) -> Iterator[Sample]:
-    for name, columns in tables.items():
-        rows = con.execute(
-            f"SELECT DISTINCT n.is_row, n.payload, o.segment, o.position, o.stored_nbytes FROM "
-            f"(SELECT object_id, {columns} FROM tensordb.{name} WHERE spec_id = ?) n "
-            f"LEFT JOIN tensordb.objects o ON o.object_id = n.object_id "
-            f"WHERE n.payload IS NOT NULL OR o.segment IS NOT NULL LIMIT {_MOST_TRIED}",
-            [spec_id],
-        ).fetchall()
-        yield from map(Sample._make, rows)
-
-
-def _without_specs(con: duckdb.DuckDBPyConnection, tables: dict[str, str]) -> Iterator[str]:
+def _without_specs(con: duckdb.DuckDBPyConnection, tables: Iterable[str]) -> Iterator[str]:
     """Take out what has no spec; say how much that was."""
     for name in tables:
-        gone = f"FROM tensordb.{name} WHERE spec_id NOT IN (SELECT spec_id FROM tensordb.specs)"
-        if name == "checkpoint_tensors":  # those of which not all are there are taken out as a whole, and told
-            con.execute(f"DELETE {gone}")
-            continue
+        gone = f"FROM tensordb.{quoted(name)} WHERE spec_id NOT IN (SELECT spec_id FROM tensordb.specs)"
         count = scalar(con.execute(f"DELETE {gone}"))
-        if count:
+        if count and name != "checkpoint_tensors":  # a checkpoint without some of these is taken out whole, and told
             yield f"{count:,} rows of the catalog's table {name!r}, of which no payload tells dtype and shape"

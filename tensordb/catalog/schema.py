@@ -14,6 +14,7 @@ from collections.abc import Callable
 import duckdb
 
 from tensordb import files
+from tensordb.catalog import connection
 from tensordb.catalog.fields import quoted
 from tensordb.catalog.ids import CHECKPOINT_NONCE, generated_id_sql
 from tensordb.catalog.rows import first
@@ -235,16 +236,23 @@ def format_by_tables(con: duckdb.DuckDBPyConnection) -> int:
     """Return the format version that the tables are of, for a catalog that does not say it.
 
     Raises:
-        FormatError: They are those of none that this release knows.
+        UnsupportedFormatError: There is more than in the newest format that this release knows.
+        IntegrityError: There is something else.
     """
-    there, version = _columns(con), 0
-    with duckdb.connect() as fresh:
-        for number, upgrade in enumerate(STEPS, 1):
+    there = _columns(con)
+    known = list[set[tuple[str, str]]]()
+    fresh = connection.open_memory()
+    try:
+        for upgrade in STEPS:
             upgrade(fresh)
-            version = number if _columns(fresh) == there else version
-    if not version:
-        raise UnsupportedFormatError("the catalog has tables of no format that this release knows; upgrade tensordb")
-    return version
+            known.append(_columns(fresh))
+    finally:
+        fresh.close()
+    if there > known[-1]:
+        raise UnsupportedFormatError("the catalog has the tables of a newer release; upgrade tensordb")
+    if there not in known:
+        raise IntegrityError("the catalog does not say its format, and its tables are of none")
+    return 1 + max(number for number, columns in enumerate(known) if columns == there)
 
 
 def _columns(con: duckdb.DuckDBPyConnection) -> set[tuple[str, str]]:

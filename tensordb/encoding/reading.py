@@ -62,6 +62,11 @@ class PayloadReader:
         """Stored bytes."""
         return self._chunks.payload.nbytes
 
+    @property
+    def is_page(self) -> bool:
+        """Whether dimension 0 counts records."""
+        return self._chunks.descriptor.page
+
     def in_memory(self) -> PayloadReader:
         """Return a reader of a copy of the payload, whose frames are verified now and not again.
 

@@ -313,7 +313,7 @@ BREAKS = (
     Break(
         "a byte is put right that is one of several which explain a checksum",
         "tensordb/catalog/block_mending.py",
-        "if len(found) != 1 or _bits_reached(data) < _LEAST_BITS:",
+        "if len(found) != 1 or _bits_reached(data) < _BYTE_BITS:",
         "if not found:",
         ("tests/faults/test_salvage_catalog.py", "-k", "among_values"),
     ),
