@@ -16,9 +16,11 @@ from typing import Any
 
 from tensordb import TensorStorage
 from tensordb.catalog import blocks
+from tensordb.catalog.fields import quoted
 from tensordb.salvage import DATASET, salvage
 
-from .scenarios import Contents, build, contents
+from .programs import made
+from .scenarios import Contents, build, contents, state
 from .sweeping import BLOCK, HEADERS
 
 _LONGEST = 20_000
@@ -30,9 +32,8 @@ def run(minutes: float, seed: int) -> dict[str, int]:
     end, chance, met, broken = time.monotonic() + 60 * minutes, random.Random(seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as work:
         folder, target = Path(work) / "db", Path(work) / "new"
-        build(folder)
-        with TensorStorage(folder) as db:
-            before = contents(db)
+        _build_aged(folder)
+        before = _everything(folder)
         sound = (folder / "catalog.duckdb").read_bytes()
         free = blocks.check(folder / "catalog.duckdb").free
         while not met or time.monotonic() < end:
@@ -45,6 +46,31 @@ def run(minutes: float, seed: int) -> dict[str, int]:
                 print(f"{kind} of {len(data)} bytes at {begin}: {outcome} {wrong}", flush=True)
             shutil.rmtree(target, ignore_errors=True)
     return {"databases salvaged": sum(met.values()), **dict(sorted(met.items())), "promises broken": broken}
+
+
+def _build_aged(folder: Path) -> None:
+    """Make a database that was changed in several sessions, with values that are missing, and with deleted ones."""
+    build(folder)
+    for session in range(3):
+        with TensorStorage(folder) as db:
+            for i in range(6):
+                known = {} if i == session else {"loss": 1 / (3 + i + session), "hash": (i + 1) ** 23, "zero": 0}
+                db.insert("d", made(200 + 10 * session + i, 50), {"i": 2**i, **known}, record_id=f"s{session}.{i}")
+            db.delete_where("d", f"record_id = 's{session}.4'")
+            db.update_tensor_metadata("d", f"s{session}.5", {"zero": 16}, merge=True)
+            db.checkpoints.save("run", state(2 + session), step=2 + session, rng=False)
+
+
+def _everything(folder: Path) -> Contents:
+    """Return what a database holds, and what SQL tells of it."""
+    with TensorStorage(folder) as db:
+        found = contents(db)
+        for name in db.list_datasets():
+            for row in db.sql(f"SELECT * FROM {quoted(name)}").to_pylist():
+                found[f"{name}#{row['record_id']}"] = repr(row)
+        for row in db.sql("SELECT * EXCLUDE (tags, run) FROM history.checkpoints").to_pylist():
+            found[f"checkpoint#{row['checkpoint_id']}"] = repr(row)
+        return found
 
 
 def _damage(sound: bytes, free: frozenset[int], chance: random.Random) -> tuple[str, int, bytes]:
@@ -64,8 +90,9 @@ def _outcome(folder: Path, target: Path, before: Contents) -> tuple[str, str]:
     """Salvage; return how much is there, and what is not as promised."""
     try:
         report = salvage(folder, target)
+        found = _everything(target)
         with TensorStorage(target) as db:
-            found, verified = contents(db), db.verify()
+            verified = db.verify()
     except Exception as error:
         return "error", repr(error)
     tensors = {value[0] for key, value in found.items() if key.startswith(f"{DATASET}/")}
