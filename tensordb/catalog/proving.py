@@ -19,7 +19,7 @@ import duckdb
 
 from tensordb.catalog import connection
 from tensordb.catalog.block_mending import header_candidates, padding_candidates, trust, write
-from tensordb.catalog.blocks import HEADER_BYTES
+from tensordb.catalog.blocks import HEADER_BYTES, check
 from tensordb.catalog.failures import translated
 from tensordb.catalog.fields import quoted
 from tensordb.catalog.rebuilding import fresh_of, remove
@@ -42,7 +42,9 @@ def mend_headers(path: Path) -> list[str]:
         OSError: The file system refuses.
         StoreError: likewise, or for want of memory.
     """
-    told = []
+    told: list[str] = []
+    if check(path).compared:  # then all headers are sound
+        return told
     for index, candidates in header_candidates(path, _first_header(path)).items():
         found = candidates[:1] if len(candidates) == 1 else _equally_readable(path, candidates[:_MOST_TRIED])
         if found and len(candidates) <= _MOST_TRIED:
