@@ -29,8 +29,11 @@ def above(con: duckdb.DuckDBPyConnection, key: str, number: int | None) -> int |
     """Return the largest number that was ever given; `number` is the largest there is now, None when there is none."""
     # What is no number, or none that fits an id's 13 digits, is damage, which must not keep anybody from writing.
     text = "SELECT try_cast(value AS BIGINT) AS noted FROM tensordb.info WHERE name = ? AND noted BETWEEN 0 AND ?"
-    noted = first(run(con, text, [key, (1 << 52) - 1]))
-    return max((each for each in (number, noted and noted[0]) if each is not None), default=None)
+    found = first(run(con, text, [key, (1 << 52) - 1]))
+    if found is None:
+        return number
+    noted: int = found[0]
+    return noted if number is None else max(number, noted)
 
 
 def forget(con: duckdb.DuckDBPyConnection, key: str) -> None:
