@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,18 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(data: TensorStorag
     assert np.load(path).shape == (5, 3, 2)
     with pytest.raises(AlreadyExistsError, match="new folder"):
         out_of(data, "data").export(tmp_path, format="images", overwrite=True)
+
+
+def test_a_pipe_or_a_device_is_never_replaced_by_a_file(data: TensorStorage, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.npy"
+    os.mkfifo(pipe)
+    link = tmp_path / "link.npy"
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(AlreadyExistsError, match="no file"):
+            out_of(data).export(path, overwrite=True)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
 
 
 def test_records_deleted_meanwhile_are_an_error_and_no_file_that_lacks_them(
