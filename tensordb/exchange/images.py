@@ -22,7 +22,7 @@ from tensordb.catalog import documents
 from tensordb.datasets.streaming import Row
 from tensordb.errors import InvalidInputError, MissingDependencyError
 from tensordb.exchange.publishing import Publication
-from tensordb.exchange.rows import Asked, Source, identified
+from tensordb.exchange.rows import Asked, Source, check_file, identified
 from tensordb.exchange.selecting import Column, Selected, document_of, value_of
 from tensordb.tensors import adopted, snapshot
 
@@ -134,7 +134,7 @@ def decoded(data: bytes | Path, where: str) -> torch.Tensor:
         warnings.simplefilter("error", module.DecompressionBombWarning)
         warnings.simplefilter("ignore", ResourceWarning)
         try:
-            with module.open(data if isinstance(data, Path) else io.BytesIO(data)) as picture:
+            with module.open(check_file(data) if isinstance(data, Path) else io.BytesIO(data)) as picture:
                 return pixels(picture)
         except InvalidInputError:
             raise

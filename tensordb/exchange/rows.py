@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,6 +125,16 @@ def _only(names: Sequence[str], candidates: Sequence[str], asked: Asked, where: 
         f"{where} has no column of tensors (lists of numbers); its columns are "
         f"{', '.join(map(repr, names)) or 'none'}; name one as tensor="
     )
+
+
+def check_file(path: Path) -> Path:
+    """Return a path; raise InvalidInputError for what is there and no file.
+
+    A pipe would have its reader wait, and a device may have no end.
+    """
+    if path.exists() and not path.is_file():
+        raise InvalidInputError(f"{path} is no regular file; give one")
+    return path
 
 
 def check_count(rows: int, nbytes: int, where: str) -> None:

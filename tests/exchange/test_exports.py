@@ -159,7 +159,7 @@ def test_a_pipe_or_a_device_is_never_replaced_by_a_file(data: TensorStorage, tmp
     link.symlink_to(pipe)
     for path in (pipe, link):
         with pytest.raises(AlreadyExistsError, match="no file"):
-            out_of(data).export(path, overwrite=True)
+            out_of(data, "data").export(path, overwrite=True)
     assert pipe.is_fifo()
     assert sorted(tmp_path.iterdir()) == [link, pipe]
 
