@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from tensordb.catalog import datasets, documents
+from tensordb.catalog.calls import check_calls
 from tensordb.catalog.failures import user_sql
 from tensordb.catalog.records import Selection
 from tensordb.datasets.lookup import Params, check_count
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
-# Functions that a SELECT calls and that set the connection, which all that follows shares, or write files of their own:
-# profiles and logs of every later statement, say. DuckDB counts them as reading.
-_CHANGES = re.compile(
-    r"\b((?:en|dis)able_(?:logging|profil(?:e|ing))|truncate_duckdb_logs"
-    r"|(?:create|destroy|(?:de)?register)_external_resource(?:_type)?|(?:add|remove)_grammar_extension)\"?\s*\(",
-    re.IGNORECASE,
-)
 _EXPLAIN = re.compile(r"^\s*EXPLAIN\s+(ANALYZE\s+)?(\([^()]*\)\s*)?", re.IGNORECASE)
 
 
@@ -37,7 +31,7 @@ def selection(where: Any, params: Params = None, order_by: str | None = None, li
             raise InvalidInputError(f"{what} is {text!r}; give SQL text such as 'metadata.loss < 1', or None")
         if text is not None:
             documents.check_text(text, what)
-            _check_calls(text)
+            check_calls(text)
     if params is not None and (isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping)):
         raise InvalidInputError(f"params is {params!r}; give a sequence for ?, or a mapping for $name")
     if params and where is None and order_by is None:
@@ -59,7 +53,7 @@ def sql(db: Database, query: str, params: Params) -> pa.Table:
     if not isinstance(query, str) or not query.strip():
         raise InvalidInputError(f"query is {query!r}; give one SQL statement")
     documents.check_text(query, "query")
-    _check_calls(query)
+    check_calls(query)
     with db.catalog.read() as con, user_sql(query):
         kind = _kind_of(con, query)
         if kind == duckdb.StatementType.MULTI or (db.catalog.in_transaction and kind != duckdb.StatementType.EXPLAIN):
@@ -90,15 +84,6 @@ def overview(db: Database) -> list[tuple[str, ...]]:
 
 def _run(con: duckdb.DuckDBPyConnection, query: str, params: Params) -> pa.Table:
     return con.sql(query, params=params or None).to_arrow_table()
-
-
-def _check_calls(text: str) -> None:
-    """Raise InvalidQueryError for SQL that calls, or quotes a call of, a function that does more than read."""
-    found = _CHANGES.search(text)
-    if found is not None:
-        raise InvalidQueryError(
-            f"{text!r} calls {found[1]}(), which changes the connection; conditions and sql() only read"
-        )
 
 
 def _kind_of(con: duckdb.DuckDBPyConnection, query: str) -> duckdb.StatementType:

@@ -165,6 +165,8 @@ def test_no_query_changes_the_settings_of_what_follows(runs: TensorStorage) -> N
             runs.query("data", condition)
         with pytest.raises(InvalidQueryError, match="only read"):
             runs.query("data", order_by=condition)
+        with pytest.raises(InvalidQueryError, match="only read"):
+            runs.weights.list_weights(where=condition)
     assert settings() == before
     assert runs.sql("SELECT 'to enable_profiling, call' AS enable_logging").num_rows == 1
 
