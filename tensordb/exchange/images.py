@@ -75,13 +75,13 @@ def write_folder(files: Publication, selected: Selected, columns: Sequence[Colum
 
 
 def _file_name(record_id: str, label: Any) -> str:
-    name = f"{quote(record_id, safe=' ')}.png"
+    name = f"{_plain_name(quote(record_id, safe=' '))}.png"  # "...png" would be a hidden name without a suffix
     if not isinstance(label, str | int) or label == "":
         return name
-    return f"{_folder_name(quote(str(label), safe=' '))}/{name}"
+    return f"{_plain_name(quote(str(label), safe=' '))}/{name}"
 
 
-def _folder_name(text: str) -> str:
+def _plain_name(text: str) -> str:
     return text.replace(".", "%2E") if text.strip(".") == "" else text
 
 
