@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,8 +133,8 @@ def check_file(path: Path) -> Path:
 
     A pipe would have its reader wait, and a device may have no end.
     """
-    if path.exists() and not path.is_file():
-        raise InvalidInputError(f"{path} is no regular file; give one")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InvalidInputError(f"{path} cannot be read: it is no regular file; give one")
     return path
 
 
