@@ -1,7 +1,7 @@
 """SQL for the tables of runs, checkpoints, and tags; `checkpoint_tensors` looks their tensors up.
 
 Invariants: a checkpoint's row and those of its tensors come and go in one transaction, with the references to the
-objects that they name. Checkpoint numbers grow with time.
+objects that they name. Checkpoint numbers grow with time, and are never given twice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from tensordb.catalog import high_water
 from tensordb.catalog.checkpoint_tensors import TensorRow
 from tensordb.catalog.ids import first_sequence
 from tensordb.catalog.rows import first, run, scalar
@@ -243,6 +244,9 @@ def document(con: duckdb.DuckDBPyConnection, number: int) -> tuple[bytes | None,
 
 def remove(con: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> None:
     """Delete checkpoints with their tensors and tags; their objects are the caller's to release."""
+    newest = scalar(con.execute("SELECT max(number) FROM tensordb.checkpoints"))
+    if newest in numbers:
+        high_water.note(con, high_water.CHECKPOINTS, newest)
     for table in ("checkpoint_tensors", "tags", "checkpoints"):
         con.execute(f"DELETE FROM tensordb.{table} WHERE number IN (SELECT unnest(?::BIGINT[]))", [list(numbers)])
 
@@ -289,7 +293,8 @@ def remove_tag(con: duckdb.DuckDBPyConnection, run_id: int, tag: str) -> None:
 
 
 def _next_number(con: duckdb.DuckDBPyConnection) -> int:
-    return first_sequence(scalar(con.execute("SELECT max(number) FROM tensordb.checkpoints")))
+    newest = scalar(con.execute("SELECT max(number) FROM tensordb.checkpoints"))
+    return first_sequence(high_water.above(con, high_water.CHECKPOINTS, newest))
 
 
 def _now() -> dt.datetime:

@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from tensordb.catalog import fields, indexes
+from tensordb.catalog import fields, high_water, indexes
 from tensordb.catalog.fields import FieldType, StructOf, quoted
 from tensordb.catalog.ids import generated_id_sql
 from tensordb.catalog.indexes import Index
@@ -119,6 +119,7 @@ def drop(con: duckdb.DuckDBPyConnection, row: DatasetRow) -> None:
     con.execute(f"DROP VIEW IF EXISTS main.{quoted(row.name)}")
     con.execute(f"DROP TABLE {row.table}")
     con.execute("DELETE FROM tensordb.datasets WHERE dataset_id = ?", [row.dataset_id])
+    high_water.forget(con, high_water.of_dataset(row.dataset_id))
 
 
 def adapt_fields(con: duckdb.DuckDBPyConnection, row: DatasetRow, wanted: StructOf) -> DatasetRow:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import duckdb
 
-from tensordb.catalog import datasets, documents, inline, objects, places, records, specs
+from tensordb.catalog import datasets, documents, high_water, inline, objects, places, records, specs
 from tensordb.catalog.bloom import Absent
 from tensordb.catalog.datasets import DatasetRow
 from tensordb.catalog.inline import InlinePayloads
@@ -115,14 +115,17 @@ class Remembered:
         self._object_ids.add(object_ids)
 
     def last_seq(self, con: duckdb.DuckDBPyConnection, row: DatasetRow) -> int | None:
-        """Return the largest sequence number of a dataset."""
+        """Return the largest sequence number that a dataset ever had."""
         if row.dataset_id not in self._last_seq:
-            self._last_seq[row.dataset_id] = records.last_sequence(con, row)
+            there = records.last_sequence(con, row)
+            self._last_seq[row.dataset_id] = high_water.above(con, high_water.of_dataset(row.dataset_id), there)
         return self._last_seq[row.dataset_id]
 
-    def forget_sequence(self, row: DatasetRow) -> None:
-        """Have the largest sequence number looked up again after records were deleted."""
-        self._last_seq.pop(row.dataset_id, None)
+    def keep_sequence(self, con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> None:
+        """See that the next number is larger than those that are about to be deleted, in every process."""
+        last = self.last_seq(con, row)
+        if last is not None and last in numbers:
+            high_water.note(con, high_water.of_dataset(row.dataset_id), last)
 
     def advance(self, row: DatasetRow, seq: int) -> None:
         """Remember the largest sequence number after an insert."""

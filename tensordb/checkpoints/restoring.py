@@ -5,8 +5,9 @@ What can be told beforehand is checked before anything is changed.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +84,7 @@ def compare(
     for role, target in targets.items():
         if isinstance(target, torch.nn.Module):
             there, given = target.state_dict(), tree[role]
-            _check_shapes(role, there, given)
+            _check_tensors(role, there, given)
             check_common(role, there, given)
             names = [f"{role}.{key}" for key in there if key not in given]
             missing += [name for name in names if wanted(name)]
@@ -121,7 +122,8 @@ def load_states(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> None:
     """Load the state of each role into its target, once `compare` found nothing against it."""
     for role, target in targets.items():
         if isinstance(target, torch.nn.Module):
-            target.load_state_dict(tree[role], strict=False)
+            with _refusing(role):
+                target.load_state_dict(tree[role], strict=False)
         elif role == "state" and isinstance(target, Mapping):
             _load_each(target, tree[role])
         else:
@@ -179,14 +181,22 @@ def _load(what: str, target: Any, state: Any) -> None:
     if isinstance(target, torch.Generator):
         target.set_state(state["generator"].cpu())
         return
-    try:
+    with _refusing(what):
         target.load_state_dict(state)
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise InvalidInputError(
-            f"{what} does not take the checkpoint's state, others may be loaded already: {error}"
-        ) from error
     if isinstance(target, torch.optim.Optimizer):
         _keep_dtypes(target, state)
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Tell what could not be told beforehand: a target looks at its state in its own way, and raises what it likes."""
+    try:
+        yield
+    except Exception as error:
+        raise InvalidInputError(
+            f"{what} does not take the checkpoint's state, a part of it and others may be loaded already: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _keep_dtypes(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -200,13 +210,17 @@ def _keep_dtypes(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> 
                 optimizer.state[parameter][key] = value.to(there.device)
 
 
-def _check_shapes(role: str, there: Mapping[str, Any], given: Any) -> None:
+def _check_tensors(role: str, there: Mapping[str, Any], given: Any) -> None:
+    """Raise InvalidInputError when tensors of a module cannot take what the checkpoint has for them, or lose of it."""
     if not isinstance(given, Mapping):
         raise InvalidInputError(f"the checkpoint's {role!r} is a {type(given).__name__}, not the state of a module")
+    odd = next((key for key in given if not isinstance(key, str)), None)
+    if odd is not None:
+        raise InvalidInputError(f"the checkpoint's {role!r} has the key {odd!r}, as no module's has; load it as a dict")
     wrong = [
-        f"{role}.{key} is {tuple(value.shape)} in the checkpoint and {tuple(there[key].shape)} in the module"
+        f"{role}.{key} is {misfit[0]} in the checkpoint and {misfit[1]} in the module"
         for key, value in given.items()
-        if isinstance(value, torch.Tensor) and _has_shape(there.get(key)) and value.shape != there[key].shape
+        if isinstance(there.get(key), torch.Tensor) and (misfit := _misfit(value, there[key])) is not None
     ]
     if any(isinstance(value, torch.Tensor) and value.is_meta for value in given.values()):
         raise InvalidInputError("map_location is 'meta', where tensors have no values to load; nothing was loaded")
@@ -217,8 +231,19 @@ def _check_shapes(role: str, there: Mapping[str, Any], given: Any) -> None:
         raise InvalidInputError(f"checkpoint and module do not fit, so nothing was loaded: {_some(wrong)}")
 
 
-def _has_shape(tensor: Any) -> bool:
-    return isinstance(tensor, torch.Tensor) and not torch.nn.parameter.is_lazy(tensor)
+def _misfit(value: Any, tensor: torch.Tensor) -> tuple[object, object] | None:
+    """Return in what a stored value and the tensor that is to take it differ too much; None when they do not."""
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}", "a tensor"
+    if torch.nn.parameter.is_lazy(tensor):
+        return None
+    if value.shape != tensor.shape:
+        return tuple(value.shape), tuple(tensor.shape)
+    if value.layout != tensor.layout:
+        return value.layout, tensor.layout
+    if not torch.can_cast(value.dtype, tensor.dtype):  # torch would drop imaginary parts and fractions without a word
+        return value.dtype, tensor.dtype
+    return None
 
 
 def _role_of(target: Any) -> str:

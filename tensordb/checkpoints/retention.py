@@ -66,6 +66,8 @@ class Retention:
                 raise InvalidInputError(f"keep_{name} is {value!r}; give an int from {least}")
         if self.within is not None and not isinstance(self.within, dt.timedelta):
             raise InvalidInputError(f"keep_within is {self.within!r}; give a datetime.timedelta")
+        if self.within is not None and self.within < dt.timedelta(0):  # two times in the wrong order would keep nothing
+            raise InvalidInputError(f"keep_within is {self.within!r}, a time before it began; give one from 0")
         if all(each is None for each in (self.last, self.best, self.every, self.within)):
             raise InvalidInputError(
                 "prune was not told what to keep; give keep_last, keep_best, keep_every or keep_within"

@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: After ``--help`` and ``--version``.
     """
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that lacks a character shows its code; it is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -112,6 +113,20 @@ def _code_of(error: BaseException) -> int:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def _open_closed_streams() -> None:
+    """Have what was closed by who started the program (``>&-``) lead nowhere.
+
+    Else a file of the database would be opened in its place, and get what is printed.
+    """
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest that is free
+        pass
+    os.close(nowhere)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - as long as the program runs
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _discard_output() -> None:

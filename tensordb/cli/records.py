@@ -68,11 +68,21 @@ def _show(found: Iterable[Record], *, as_json: bool) -> None:
 
 def _show_table(result: pa.Table, *, as_json: bool) -> None:
     names = _distinct(result.column_names)
-    rows = list(zip(*(column.to_pylist() for column in result.columns), strict=True))
+    rows = list(zip(*map(_values, result.column_names, result.columns), strict=True))
     if as_json:
         print(to_json([dict(zip(names, row, strict=True)) for row in rows]))
     else:
         print(table(names, rows))
+
+
+def _values(name: str, column: pa.ChunkedArray) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ArithmeticError, ValueError) as error:  # DuckDB has dates before the year 1, and infinite ones
+        raise InvalidInputError(
+            f"column {name!r} has a {column.type} that Python lacks: {error}; cast it to VARCHAR"
+        ) from error
+    return values
 
 
 def summary(tensor: torch.Tensor) -> dict[str, float | int | None]:

@@ -100,8 +100,8 @@ def delete_where(db: Database, name: str, selection: Selection) -> int:
 
 
 def _delete(db: Database, con: duckdb.DuckDBPyConnection, row: DatasetRow, numbers: Sequence[int]) -> None:
+    db.catalog.known.keep_sequence(con, row, numbers)
     objects.release(con, records.delete(con, row, numbers))
-    db.catalog.known.forget_sequence(row)
     db.catalog.known.forget_inline()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from tensordb.catalog import datasets, documents
+from tensordb.catalog.calls import check_calls
 from tensordb.catalog.failures import user_sql
 from tensordb.catalog.records import Selection
 from tensordb.datasets.lookup import Params, check_count
@@ -30,6 +31,7 @@ def selection(where: Any, params: Params = None, order_by: str | None = None, li
             raise InvalidInputError(f"{what} is {text!r}; give SQL text such as 'metadata.loss < 1', or None")
         if text is not None:
             documents.check_text(text, what)
+            check_calls(text)
     if params is not None and (isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping)):
         raise InvalidInputError(f"params is {params!r}; give a sequence for ?, or a mapping for $name")
     if params and where is None and order_by is None:
@@ -51,6 +53,7 @@ def sql(db: Database, query: str, params: Params) -> pa.Table:
     if not isinstance(query, str) or not query.strip():
         raise InvalidInputError(f"query is {query!r}; give one SQL statement")
     documents.check_text(query, "query")
+    check_calls(query)
     with db.catalog.read() as con, user_sql(query):
         kind = _kind_of(con, query)
         if kind == duckdb.StatementType.MULTI or (db.catalog.in_transaction and kind != duckdb.StatementType.EXPLAIN):

@@ -125,11 +125,11 @@ def move_segment(db: Database, segment: int) -> tuple[int, dict[bytes, str]]:
 def _sound(
     db: Database, rows: Sequence[ObjectRow], damaged: dict[bytes, str]
 ) -> Iterable[tuple[ObjectRow, memoryview]]:
-    """Yield the payloads that can be found; note what is wrong with the others."""
+    """Yield the payloads that can be read; note what is wrong with the others."""
     for row in rows:
         try:
             yield row, db.payloads.read(Location(row.segment, row.position, row.stored_nbytes))
-        except IntegrityError as error:
+        except (IntegrityError, FormatError) as error:  # a segment of a newer release stays, too
             damaged[row.object_id] = f"object {row.object_id.hex()}: {error}"
 
 

@@ -19,7 +19,7 @@ import torch
 
 from tensordb.datasets.streaming import Row
 from tensordb.errors import InvalidInputError, TensorDBError
-from tensordb.exchange.rows import Asked, Roles, Source, check_count, id_of, roles_of, stacks_beside
+from tensordb.exchange.rows import Asked, Roles, Source, check_count, check_file, id_of, roles_of, stacks_beside
 from tensordb.exchange.safetensors_header import map_bytes
 from tensordb.tensors import adopted
 
@@ -72,7 +72,7 @@ def from_npz(path: Path, asked: Asked) -> Source:
     """Return the rows of the arrays of an ``.npz`` file: the tensors are streamed, the metadata is read whole."""
     asked.refuse_rows(str(path))
     with damage_named(path):
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(check_file(path))
         entries = [each for each in archive.infolist() if each.filename.endswith(".npy")]
         names = [each.filename.removesuffix(".npy") for each in entries]
         headers = {}

@@ -167,6 +167,8 @@ class Export(Exporting):
 
 
 def _write_file(target: Path, kind: str, selected: Selected, columns: Columns, overwrite: bool, bar: Any) -> None:
+    if target.name in ("", "..") or "\0" in str(target):
+        raise InvalidInputError(f"{str(target)!r} is no name of a file; give the file's own path")
     with publication(target.parent, [target.name], overwrite=overwrite) as files, files.file(target.name) as file:
         _write(file, kind, selected, columns, bar)
 

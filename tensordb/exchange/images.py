@@ -22,7 +22,7 @@ from tensordb.catalog import documents
 from tensordb.datasets.streaming import Row
 from tensordb.errors import InvalidInputError, MissingDependencyError
 from tensordb.exchange.publishing import Publication
-from tensordb.exchange.rows import Asked, Source, identified
+from tensordb.exchange.rows import Asked, Source, check_file, identified
 from tensordb.exchange.selecting import Column, Selected, document_of, value_of
 from tensordb.tensors import adopted, snapshot
 
@@ -75,13 +75,13 @@ def write_folder(files: Publication, selected: Selected, columns: Sequence[Colum
 
 
 def _file_name(record_id: str, label: Any) -> str:
-    name = f"{quote(record_id, safe=' ')}.png"
+    name = f"{_plain_name(quote(record_id, safe=' '))}.png"  # "...png" would be a hidden name without a suffix
     if not isinstance(label, str | int) or label == "":
         return name
-    return f"{_folder_name(quote(str(label), safe=' '))}/{name}"
+    return f"{_plain_name(quote(str(label), safe=' '))}/{name}"
 
 
-def _folder_name(text: str) -> str:
+def _plain_name(text: str) -> str:
     return text.replace(".", "%2E") if text.strip(".") == "" else text
 
 
@@ -134,7 +134,7 @@ def decoded(data: bytes | Path, where: str) -> torch.Tensor:
         warnings.simplefilter("error", module.DecompressionBombWarning)
         warnings.simplefilter("ignore", ResourceWarning)
         try:
-            with module.open(data if isinstance(data, Path) else io.BytesIO(data)) as picture:
+            with module.open(check_file(data) if isinstance(data, Path) else io.BytesIO(data)) as picture:
                 return pixels(picture)
         except InvalidInputError:
             raise

@@ -94,11 +94,14 @@ def format_of(path: Path, given: str | None) -> str:
 
 def check_path(path: Path, given: str | None) -> str:
     """Return the format of a file or folder to be read; raise InvalidInputError when it is not there."""
-    kind = "images" if given is None and path.is_dir() else format_of(path, given)
-    if kind != "parquet" and not path.exists():
-        raise InvalidInputError(f"there is no file or folder {str(path)!r}")
-    if kind == "images" and not path.is_dir():
-        raise InvalidInputError(f"{str(path)!r} is no folder; pictures are imported from one")
+    try:
+        kind = "images" if given is None and path.is_dir() else format_of(path, given)
+        if kind != "parquet" and not path.exists():
+            raise InvalidInputError(f"there is no file or folder {str(path)!r}")
+        if kind == "images" and not path.is_dir():
+            raise InvalidInputError(f"{str(path)!r} is no folder; pictures are imported from one")
+    except OSError as error:  # a name that is too long, or below a folder that may not be read
+        raise InvalidInputError(f"{str(path)[:200]!r} cannot be looked at: {error.strerror}") from error
     return kind
 
 

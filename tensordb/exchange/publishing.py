@@ -96,8 +96,10 @@ class Publication:
         path = self.folder / name
         if not path.parent.resolve().is_relative_to(self.folder.resolve()):
             raise AlreadyExistsError(f"{path.parent} is a link out of {self.folder}; remove it")
-        if os.path.lexists(path) and (path.is_dir() or not self._overwrite):
+        if os.path.lexists(path) and (not self._overwrite or path.is_dir()):
             raise _taken(path)
+        if path.exists() and not path.is_file():  # to replace it would take it away from all who use it
+            raise AlreadyExistsError(f"{path} is a device or a pipe, no file; give another place")
         return path
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,6 +126,16 @@ def _only(names: Sequence[str], candidates: Sequence[str], asked: Asked, where: 
         f"{where} has no column of tensors (lists of numbers); its columns are "
         f"{', '.join(map(repr, names)) or 'none'}; name one as tensor="
     )
+
+
+def check_file(path: Path) -> Path:
+    """Return a path; raise InvalidInputError for what is there and no file.
+
+    A pipe would have its reader wait, and a device may have no end.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InvalidInputError(f"{path} cannot be read: it is no regular file; give one")
+    return path
 
 
 def check_count(rows: int, nbytes: int, where: str) -> None:

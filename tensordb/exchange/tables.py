@@ -22,7 +22,7 @@ from tensordb.exchange import images
 from tensordb.exchange.arrays import CHUNK_NBYTES
 from tensordb.exchange.columns import holds_numbers, is_tensor, tensors_of
 from tensordb.exchange.marks import Marks, exact, kind_of, marks_of
-from tensordb.exchange.rows import Asked, Roles, Source, check_count, id_of, roles_of
+from tensordb.exchange.rows import Asked, Roles, Source, check_count, check_file, id_of, roles_of
 
 _MOST_ROWS = 16384
 """Rows that become Python's values at a time."""
@@ -67,7 +67,7 @@ def _as_table(source: Any, where: str) -> Any:
 def from_ipc(path: Path, asked: Asked) -> Source:
     """Return the rows of a file of Arrow: Feather version 2, or the stream format."""
     with _named(str(path)):
-        file = pa.memory_map(str(path))
+        file = pa.memory_map(str(check_file(path)))
         try:
             reader = pa.ipc.open_file(file)
         except pa.ArrowInvalid:
@@ -195,7 +195,7 @@ def _files(pattern: Path) -> list[Path]:
         found = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
     if not found:
         raise InvalidInputError(f"no Parquet file matches {str(pattern)!r}")
-    return found
+    return list(map(check_file, found))
 
 
 @contextlib.contextmanager

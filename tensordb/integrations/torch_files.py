@@ -27,6 +27,7 @@ import torch
 from tensordb.checkpoints.checkpoint import Checkpoint
 from tensordb.encoding.presets import CompressionConfig
 from tensordb.errors import InvalidInputError
+from tensordb.exchange.rows import check_file
 from tensordb.integrations.lightning_parts import VERSION_KEY, numbers_of, roles_of
 from tensordb.storage import TensorStorage
 
@@ -92,6 +93,7 @@ def import_torch(
 
 
 def _read(path: Path) -> Any:
+    check_file(path)
     try:
         if zipfile.is_zipfile(path):
             return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=True)

@@ -62,6 +62,12 @@ def is_damage(error: Exception) -> bool:
     return isinstance(error, IntegrityError | FormatError) and not isinstance(error, UnsupportedFormatError)
 
 
+def said_of(name: str, error: Exception, first: str) -> str:
+    """Return what an error, met in an object that several things share, says of this one and not of the first."""
+    said = str(error)
+    return name + said.removeprefix(first) if said.startswith(first) else said
+
+
 def reason_of(error: Exception) -> str:
     """Return what an error says, with its kind where it is none of tensordb's."""
     from_here = type(error).__module__.startswith("tensordb.")

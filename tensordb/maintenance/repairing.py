@@ -119,8 +119,9 @@ def _remove_records(db: Database, name: str, damaged: Sequence[DamagedRecord]) -
             same = [each for each in there if (each.seq, each.object_id.hex()) in wanted]
             still = damaged_records(db, name, sorted(same), Findings())
             if still:
-                objects.release(con, records.delete(con, row, [each.seq for each in still]))
-            db.catalog.known.forget_sequence(row)
+                numbers = [each.seq for each in still]
+                db.catalog.known.keep_sequence(con, row, numbers)
+                objects.release(con, records.delete(con, row, numbers))
             db.catalog.known.forget_inline()
     except DatasetNotFoundError:  # deleted meanwhile
         return []

@@ -31,7 +31,7 @@ from tensordb.catalog.weights import NamedWeight
 from tensordb.engine import Database
 from tensordb.engine.sources import OtherContentError, Source
 from tensordb.errors import DatasetNotFoundError
-from tensordb.maintenance.judging import error_in, is_damage, tried
+from tensordb.maintenance.judging import error_in, is_damage, said_of, tried
 from tensordb.maintenance.marking import Findings
 from tensordb.maintenance.reports import DamagedPage, DamagedRecord, DamagedTensor, DamagedWeight, VerifyReport
 from tensordb.maintenance.surrounding import damaged_surroundings
@@ -128,7 +128,8 @@ def damaged_tensors(db: Database, named: Sequence[NamedTensor], findings: Findin
     wanted = {key: (_name_of(rows[0]), rows[0].content_id) for key, rows in by_object.items()}
     for object_id, error in _errors_among(db, wanted, checkpoint_tensors.still_named, findings):
         if findings.note(error, map(_name_of, by_object[object_id])):
-            yield from (_damaged_tensor(each, error) for each in by_object[object_id])
+            first = wanted[object_id][0]
+            yield from (_damaged_tensor(each, said_of(_name_of(each), error, first)) for each in by_object[object_id])
 
 
 def _damaged_documents(db: Database, run_id: int | None, findings: Findings) -> Iterator[DamagedTensor]:
@@ -206,8 +207,8 @@ def _name_of(each: NamedTensor) -> str:
     return f"tensor {each.name!r} of run {each.run!r}, step {each.step}"
 
 
-def _damaged_tensor(each: NamedTensor, error: Exception) -> DamagedTensor:
-    return DamagedTensor(each.run, each.step, generated_id(each.number, CHECKPOINT_NONCE), each.name, str(error))
+def _damaged_tensor(each: NamedTensor, reason: str) -> DamagedTensor:
+    return DamagedTensor(each.run, each.step, generated_id(each.number, CHECKPOINT_NONCE), each.name, reason)
 
 
 def _verify_dataset(db: Database, name: str, findings: Findings) -> tuple[int, int, list[DamagedRecord]]:
@@ -265,8 +266,13 @@ def _damaged_of(
     with db.catalog.read() as con:  # what was deleted meanwhile could not be found, which is no damage
         dataset = db.catalog.known.dataset(con, name)
         there = {(row.seq, row.object_id) for row in records.by_sequence(con, dataset, [row.seq for row in met])}
+    first = _record_name(name, sharing[0])
     return [
-        DamagedRecord(name, row.record_id, str(each), row.seq, row.object_id.hex())
+        DamagedRecord(name, row.record_id, said_of(_record_name(name, row), each, first), row.seq, row.object_id.hex())
         for row, each in met.items()
-        if (row.seq, row.object_id) in there and findings.note(each, [f"record {row.record_id!r} of dataset {name!r}"])
+        if (row.seq, row.object_id) in there and findings.note(each, [_record_name(name, row)])
     ]
+
+
+def _record_name(dataset: str, row: RecordRow) -> str:
+    return f"record {row.record_id!r} of dataset {dataset!r}"

@@ -7,6 +7,7 @@ names no more is dead until `compact` moves the rest and `gc` removes the file. 
 from __future__ import annotations
 
 import os
+import stat
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -213,7 +214,10 @@ class SegmentStore:
     def _info(self, segment: int) -> SegmentInfo | None:
         path = segment_path(self._folder, segment)
         try:
-            return SegmentInfo(segment, path.stat().st_size, is_live(path))
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # somebody's folder or pipe of such a name: nothing of ours
+                return None
+            return SegmentInfo(segment, found.st_size, is_live(path))
         except FileNotFoundError:  # removed by another process while we were looking
             return None
         except OSError as error:

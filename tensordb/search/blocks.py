@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from tensordb.forks import mend_after_fork
+from tensordb.payloads import Location
 
 CACHE_NBYTES = 256 << 20
 """Bytes of decoded blocks that a database keeps for the next search; 100,000 vectors of 384 float32 take 154 MB."""
@@ -37,6 +38,7 @@ class Block:
         largest: Largest norm.
         smallest: Smallest norm of a row that is not all zeros; infinite when all are.
         nbytes: Memory that it takes by itself; rows that alias what is stored take none.
+        place: Where rows that alias what is stored lie in a mapped file; None for rows of their own memory.
     """
 
     rows: Rows
@@ -46,6 +48,7 @@ class Block:
     largest: float
     smallest: float
     nbytes: int
+    place: Location | None = None
 
     def take(self, positions: NDArray[np.int64]) -> Block:
         """Return some of the rows."""
@@ -54,8 +57,8 @@ class Block:
         return Block(self.rows[positions], squares, inverses, finite, self.largest, self.smallest, 0)
 
 
-def block_of(stack: torch.Tensor, *, aliases: bool = False) -> Block:
-    """Return a stack of vectors ready to be compared; `aliases` says that it lies in memory of somebody else."""
+def block_of(stack: torch.Tensor, *, place: Location | None = None) -> Block:
+    """Return a stack of vectors ready to be compared; `place` is that of the mapped bytes that it aliases, if any."""
     rows = _comparable(stack)
     finite: NDArray[np.bool_] | None = None
     with np.errstate(over="ignore", invalid="ignore"):
@@ -67,7 +70,7 @@ def block_of(stack: torch.Tensor, *, aliases: bool = False) -> Block:
         norms = np.sqrt(squares)
         present = norms if norms.all() else norms[rows.any(axis=1)]
         inverses = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-        owned = not aliases or rows.ctypes.data != stack.data_ptr()
+        owned = place is None or rows.ctypes.data != stack.data_ptr()
         return Block(
             rows=rows,
             squares=squares.astype(rows.dtype),
@@ -76,6 +79,7 @@ def block_of(stack: torch.Tensor, *, aliases: bool = False) -> Block:
             largest=float(norms.max(initial=0.0)),
             smallest=float(present.min(initial=np.inf)),
             nbytes=rows.dtype.itemsize * (2 * len(rows) + (rows.size if owned else 0)),
+            place=None if owned else place,
         )
 
 
@@ -107,6 +111,7 @@ class BlockCache:
         self._most = nbytes
         self._nbytes = 0
         self._search = 0
+        self._released = 0
         self._blocks: OrderedDict[bytes, tuple[Block, int]] = OrderedDict()
         self._lock = threading.Lock()
         mend_after_fork(self)
@@ -120,9 +125,17 @@ class BlockCache:
         """Replace the lock, which another thread may have held when the process forked."""
         self._lock = threading.Lock()
 
-    def begin(self) -> int:
-        """Begin a search; return its number."""
+    def begin(self, released: int) -> int:
+        """Begin a search; return its number.
+
+        Args:
+            released: How many segments the store has let go: what aliases them keeps removed files on the disk.
+        """
         with self._lock:
+            if released != self._released:
+                self._released = released
+                for key in [key for key, (block, _) in self._blocks.items() if block.place is not None]:
+                    self._drop(key)
             self._search += 1
             return self._search
 
@@ -144,6 +157,12 @@ class BlockCache:
             self._blocks[key] = block, search
             self._nbytes += block.nbytes
 
+    def forget(self, key: bytes) -> None:
+        """Drop a block, if it is kept."""
+        with self._lock:
+            if key in self._blocks:
+                self._drop(key)
+
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
@@ -160,5 +179,8 @@ class BlockCache:
         if free < nbytes:
             return False
         for key in going:
-            self._nbytes -= self._blocks.pop(key)[0].nbytes
+            self._drop(key)
         return True
+
+    def _drop(self, key: bytes) -> None:
+        self._nbytes -= self._blocks.pop(key)[0].nbytes

@@ -28,16 +28,27 @@ class BlockReader:
         self._db = db
         self._cache = cache
         self._name = name
-        self._search = cache.begin()
+        self._search = cache.begin(db.payloads.released)
 
     def blocks(self, parts: list[Part]) -> Iterator[tuple[Block, Ints]]:
         """Yield blocks, each with the sequence numbers of its rows; what was deleted meanwhile is left out."""
         for part in parts:
-            block = self._cache.get(part.key, self._search)
+            block = self._kept(part)
             if block is None:
                 yield from self._read(part)
             else:
                 yield _picked(block, part)
+
+    def _kept(self, part: Part) -> Block | None:
+        block = self._cache.get(part.key, self._search)
+        if block is None or block.place is None:
+            return block
+        try:
+            self._db.payloads.check(block.place)
+        except IntegrityError:  # to read it anew says what is wrong, and with which record
+            self._cache.forget(part.key)
+            return None
+        return block
 
     def _read(self, part: Part) -> Iterator[tuple[Block, Ints]]:
         if part.rows is not None:
@@ -70,7 +81,7 @@ class BlockReader:
             stack, aliases = self._db.reader.whole(located)
         except (IntegrityError, FormatError):
             return None  # rows that are wanted may be sound, and one that is not has a name
-        block = block_of(stack, aliases=aliases)
+        block = block_of(stack, place=source.location if aliases else None)
         self._cache.put(part.key, block, self._search)
         return block
 

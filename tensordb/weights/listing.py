@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 
 from tensordb.catalog import documents, objects, weights
+from tensordb.catalog.calls import check_calls
 from tensordb.catalog.weights import WeightRow
 from tensordb.engine import Database
 from tensordb.errors import InvalidInputError
@@ -84,6 +85,7 @@ def _check_condition(where: Any, params: Any) -> None:
         raise InvalidInputError(f"where is {where!r}; give SQL text such as \"dtype = 'float32'\", or None")
     if where is not None:
         documents.check_text(where, "where")
+        check_calls(where)
     if params is not None and (isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping)):
         raise InvalidInputError(f"params is {params!r}; give a sequence for ?, or a mapping for $name")
     if params and where is None:

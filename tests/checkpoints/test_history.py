@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,25 @@ def is_there(db: TensorStorage, run: str, step: int | None, **where: Any) -> boo
 
 def chain(db: TensorStorage, run_or_id: Any) -> list[tuple[str, int | None]]:
     return [(each.run, each.step) for each in db.checkpoints.log(run_or_id)]
+
+
+def test_the_id_of_a_deleted_checkpoint_never_comes_back_though_the_clock_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time_ns()
+    with TensorStorage(tmp_path) as db:
+        first, second = put(db, "run", 0), put(db, "run", 1)
+        monkeypatch.setattr(time, "time_ns", lambda: now - 10**12)
+        db.checkpoints.delete(second)
+    with TensorStorage(tmp_path) as db:  # another process remembers nothing
+        third = put(db, "run", 2)
+        assert db.checkpoints.delete_run("run") == 2
+        fourth = put(db, "other", 3)
+        db.checkpoints.fork(fourth, None, "fork")
+        ids = [each.id for each in (first, second, third, *db.checkpoints.list())]
+        assert ids == sorted(set(ids))
+        with pytest.raises(CheckpointNotFoundError):
+            db.checkpoints.load(second)
 
 
 def test_runs_and_their_checkpoints_are_listed_oldest_first(db: TensorStorage) -> None:

@@ -162,6 +162,7 @@ NONSENSE: list[dict[str, Any]] = [
     {"keep_best": "2"},
     {"keep_every": 0},
     {"keep_within": 3600},
+    {"keep_within": dt.timedelta(seconds=-1)},
     {"metric": "loss"},
     {"keep_last": 1, "metric": "loss"},
     {"keep_best": 1, "mode": "lowest"},

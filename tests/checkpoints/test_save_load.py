@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import random
 from pathlib import Path
@@ -346,6 +347,59 @@ def test_an_optimizer_or_a_state_that_does_not_fit_leaves_the_model_as_it_was(db
         with pytest.raises(InvalidInputError):
             db.checkpoints.load("run", into={"model": other.model, **targets})
         assert_same(dict(other.model.state_dict()), before)
+
+
+@pytest.mark.parametrize(
+    ("bias", "named"),
+    [
+        ("text", "a str"),
+        (None, "a NoneType"),
+        (np.zeros(3, np.float32), "a ndarray"),
+        (torch.zeros(3).to_sparse(), "sparse_coo"),
+        (torch.zeros(3, dtype=torch.complex64), "complex64"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_what_a_module_cannot_take_is_refused_before_anything_is_loaded(
+    db: TensorStorage, bias: object, named: str
+) -> None:
+    module = nn.Linear(3, 3)
+    before = copy.deepcopy(module.state_dict())
+    db.checkpoints.save("run", {"weight": torch.zeros(3, 3), "bias": bias}, rng=False)
+    for strict in (True, False):
+        with pytest.raises(InvalidInputError, match=rf"nothing was loaded: model\.bias is .*{named}"):
+            db.checkpoints.load("run", into=module, strict=strict)
+        assert_same(dict(module.state_dict()), dict(before))
+
+
+def test_fractions_and_odd_names_are_not_dropped_without_a_word(db: TensorStorage) -> None:
+    counting = nn.BatchNorm1d(2)
+    state = {**counting.state_dict(), "num_batches_tracked": torch.tensor(2.5)}
+    db.checkpoints.save("run", state, rng=False)
+    with pytest.raises(InvalidInputError, match=r"float32 in the checkpoint and torch\.int64"):
+        db.checkpoints.load("run", into=counting)
+    assert counting.num_batches_tracked == 0
+    db.checkpoints.save("run", {**counting.state_dict(), 5: torch.ones(2)}, rng=False)
+    with pytest.raises(InvalidInputError, match="the key 5"):
+        db.checkpoints.load("run", into=counting, strict=False)
+    wide = counting.double()
+    db.checkpoints.save("run", nn.BatchNorm1d(2), rng=False)
+    db.checkpoints.load("run", into=wide)  # another precision is another matter
+    assert wide.weight.dtype == torch.float64
+
+
+def test_whatever_a_target_raises_names_it(db: TensorStorage) -> None:
+    class Moody(nn.Module):
+        def get_extra_state(self) -> object:
+            return 1
+
+        def set_extra_state(self, state: object) -> None:
+            raise AttributeError("not today")
+
+    db.checkpoints.save("run", Moody(), state={"sampler": Moody()}, rng=False)
+    for into in (Moody(), {"state": {"sampler": Moody()}}):
+        with pytest.raises(InvalidInputError, match=r"does not take the checkpoint's state.*not today"):
+            db.checkpoints.load("run", into=into)
 
 
 def test_a_module_without_memory_is_refused(db: TensorStorage) -> None:

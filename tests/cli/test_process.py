@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 from tensordb import TensorStorage
 
-from .conftest import start
+from .conftest import PROGRAM, start
 
 
 def test_a_database_that_another_process_holds_is_3_and_the_error_says_who(own_folder: Path) -> None:
@@ -47,6 +49,16 @@ def test_output_that_the_terminal_cannot_show_is_escaped(folder: Path) -> None:
     assert "\\u2026" in out
 
 
+def test_output_that_was_closed_is_no_fault_and_nothing_is_written_in_its_place(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    command = [sys.executable, "-c", PROGRAM]
+    for arguments, closed, code in ((["verify", folder], ">&-", 0), (["ls", folder / "no", "--json"], "2>&-", 2)):
+        line = f"{shlex.join(map(str, [*command, *arguments]))} {closed}"
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
 def test_a_fault_of_the_program_is_4_with_its_traceback(folder: Path) -> None:
     broken = (
         "import sys, tensordb.cli.overview as overview\n"
@@ -62,8 +74,6 @@ def test_a_fault_of_the_program_is_4_with_its_traceback(folder: Path) -> None:
 
 
 def test_the_installed_command_runs(folder: Path) -> None:
-    import sys
-
     command = Path(sys.executable).with_name("tensordb")
     done = subprocess.run([command, "verify", folder], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

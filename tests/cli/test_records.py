@@ -139,3 +139,13 @@ def test_sql_that_writes_or_is_wrong_is_2(run: Run, folder: Path, sql: str) -> N
 def test_sql_without_rows_is_an_empty_table(run: Run, folder: Path) -> None:
     assert run("query", folder, "--sql", "SELECT record_id FROM empty").out == "record_id\n"
     assert run("query", folder, "--sql", "SELECT record_id FROM empty", "--json").out == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "value", ["TIMESTAMP 'infinity'", "DATE '-infinity'", "[TIMESTAMP '0044-03-15 (BC) 12:00:00']"]
+)
+def test_a_date_that_python_lacks_is_2_and_the_error_says_what_to_do(run: Run, folder: Path, value: str) -> None:
+    done = run("query", folder, "--sql", f"SELECT 1 AS one, {value} AS then", "--json")
+    assert (done.code, done.out) == (2, "")
+    assert "column 'then' has" in done.err
+    assert "cast it to VARCHAR" in done.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,34 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(data: TensorStorag
     assert np.load(path).shape == (5, 3, 2)
     with pytest.raises(AlreadyExistsError, match="new folder"):
         out_of(data, "data").export(tmp_path, format="images", overwrite=True)
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "/", "a\0.npy", "a\0/x.npy"])
+def test_what_is_no_name_of_a_file_is_bad_input_and_no_damage(data: TensorStorage, path: str) -> None:
+    with pytest.raises(InvalidInputError, match="no name of a file"):
+        out_of(data, "data").export(path, format="npy")
+
+
+def test_pictures_whose_ids_and_labels_are_dots_come_in_again(db: TensorStorage, tmp_path: Path) -> None:
+    ids = [".", "..", "...", ".a", "a."]
+    pictures = torch.arange(5, dtype=torch.uint8).repeat_interleave(12).reshape(5, 3, 2, 2)
+    db.create_dataset("data")
+    db.insert_many("data", pictures, [{"label": each} for each in ids], record_ids=ids)
+    out_of(db, "data").export(tmp_path / "out", format="images")
+    db.import_from("again", tmp_path / "out")
+    assert {each.tensor[0, 0, 0].item() for each in db.query("again")} == set(range(5))
+
+
+def test_a_pipe_or_a_device_is_never_replaced_by_a_file(data: TensorStorage, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.npy"
+    os.mkfifo(pipe)
+    link = tmp_path / "link.npy"
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(AlreadyExistsError, match="no file"):
+            out_of(data, "data").export(path, overwrite=True)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
 
 
 def test_records_deleted_meanwhile_are_an_error_and_no_file_that_lacks_them(

@@ -55,6 +55,17 @@ def test_a_file_cut_off_anywhere_is_refused_by_name(db: TensorStorage, tmp_path:
     assert db.list_datasets() == []
 
 
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.parquet", "x.arrow", "x.safetensors", "pictures/x.png"])
+def test_a_pipe_is_refused_and_not_waited_for(db: TensorStorage, tmp_path: Path, name: str) -> None:
+    pipe = tmp_path / name
+    pipe.parent.mkdir(exist_ok=True)
+    os.mkfifo(pipe)
+    source = pipe if pipe.parent == tmp_path else pipe.parent
+    with pytest.raises(InvalidInputError, match=rf"{pipe.name}.* regular file"):
+        db.import_from("data", source)
+    assert db.list_datasets() == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_byte_changed_anywhere_is_refused_or_gives_whole_tensors(
     db: TensorStorage, tmp_path: Path, name: str

@@ -298,6 +298,12 @@ def test_a_database_that_is_only_read_takes_nothing_in(tmp_path: Path) -> None:
             other.import_from("data", X)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_a_path_that_no_file_can_have_is_an_error_of_its_own(db: TensorStorage, tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(InvalidInputError, match="File name too long"):
+        db.import_from("data", tmp_path / ("x" * 5000 + suffix))
+
+
 def test_files_come_in_by_their_names(db: TensorStorage, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.asfortranarray(X))
     np.savez_compressed(tmp_path / "x.npz", x=X, label=np.array(LABELS))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import torch
 
 from tensordb import TensorStorage
 from tensordb.errors import IntegrityError
@@ -127,6 +128,24 @@ def test_verify_lists_exactly_the_damaged_records(sample: Sample, tmp_path: Path
     assert report.records == len(sample.tensors)
     assert sorted(each.record_id for each in report.damaged) == sorted(bad)
     assert all(each.record_id in each.reason and "segment" in each.reason for each in report.damaged)
+
+
+def test_each_of_several_that_share_damage_is_named_in_its_own_reason(tmp_path: Path) -> None:
+    tensor = torch.randn(9_000, generator=torch.Generator().manual_seed(1))
+    with TensorStorage(tmp_path) as db:
+        db.create_dataset("d")
+        db.insert_many("d", [tensor, tensor], record_ids=["a", "b"])
+        db.checkpoints.save("run", {"w": tensor + 1, "v": (tensor + 1).clone()}, step=3, rng=False)
+    (file,) = (tmp_path / "segments").iterdir()
+    content = bytearray(file.read_bytes())
+    content[200::1000] = bytes(each ^ 1 for each in content[200::1000])
+    file.write_bytes(content)
+    with TensorStorage(tmp_path) as db:
+        report = db.verify()
+        assert {each.record_id for each in report.damaged} == {"a", "b"}
+        assert all(each.reason.startswith(f"record {each.record_id!r} of dataset 'd'") for each in report.damaged)
+        assert {each.name for each in report.damaged_tensors} == {"model.w", "model.v"}
+        assert all(each.reason.startswith(f"tensor {each.name!r} of run 'run'") for each in report.damaged_tensors)
 
 
 def test_a_truncated_segment_costs_only_what_was_behind_the_cut(sample: Sample, tmp_path: Path) -> None:

@@ -163,6 +163,12 @@ def test_damaged_files_are_refused_by_their_name(db: TensorStorage, tmp_path: Pa
             import_torch(db, missing, "run")
 
 
+def test_a_pipe_is_refused_and_not_waited_for(db: TensorStorage, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(InvalidInputError, match=r"pipe\.pt cannot be read: it is no regular file"):
+        import_torch(db, tmp_path / "pipe.pt", "run")
+
+
 def test_text_that_is_said_to_be_longer_than_its_file_allocates_nothing(db: TensorStorage, tmp_path: Path) -> None:
     torch.save(MODEL, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "old.pt").read_bytes()

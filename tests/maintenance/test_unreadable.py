@@ -15,9 +15,10 @@ import pytest
 import torch
 from xxhash import xxh3_64_intdigest
 
-from tensordb import CompressionConfig, FormatError, TensorStorage, UnsupportedFormatError
+from tensordb import CompressionConfig, FormatError, IntegrityError, TensorStorage, UnsupportedFormatError
 from tensordb.catalog import damage
 from tensordb.cli import main
+from tensordb.payloads.layout import BLOCK_BYTES
 
 Change = Callable[[bytearray], None]
 
@@ -185,3 +186,30 @@ def test_a_package_that_is_not_installed_and_a_dtype_that_torch_lacks_are_no_dam
     with TensorStorage(tmp_path) as db:
         assert db.verify().ok
         assert db.count("d") == 5
+
+
+def test_a_segment_of_a_newer_release_keeps_nothing_else_from_being_compacted_or_repaired(tmp_path: Path) -> None:
+    folder = tmp_path / "db"
+    for size in (9_000, 9_100, 9_200):
+        with TensorStorage(folder) as db:
+            if not db.dataset_exists("d"):
+                db.create_dataset("d")
+            db.insert("d", made(size), record_id=str(size))
+            db.maintenance._db.payloads.seal()  # each in a file of its own
+    with TensorStorage(folder) as db:
+        places = db.sql("SELECT segment FROM tensordb.objects ORDER BY raw_nbytes").column(0).to_pylist()
+        newer, damaged, _ = [folder / "segments" / f"{place:016x}.seg" for place in places]
+    changed = bytearray(newer.read_bytes())
+    changed[8] += 1
+    checksum = xxh3_64_intdigest(bytes(changed[: BLOCK_BYTES - 8])).to_bytes(8, "little")
+    changed[: 2 * BLOCK_BYTES] = 2 * (changed[: BLOCK_BYTES - 8] + checksum)
+    newer.write_bytes(changed)
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with TensorStorage(folder) as db:
+        with pytest.raises(IntegrityError, match="upgrade tensordb"):
+            db.maintenance.compact()
+        assert db.sql("SELECT count(DISTINCT segment) AS n FROM tensordb.objects").to_pylist() == [{"n": 3}]
+        report = db.maintenance.repair()
+        assert [each.record_id for each in report.removed_records] == ["9100"], "what went is told"
+        assert torch.equal(db.get_tensor_by_id("d", "9200").tensor, made(9_200))
+        assert newer.exists()

@@ -240,3 +240,13 @@ def test_payload_beyond_two_gibibytes(tmp_path: Path) -> None:
     assert view[-7:] == b"the end"
     assert all(view[index * len(part) : (index + 1) * len(part)] == part for index in (0, 128, 255, 259))
     store.close()
+
+
+def test_what_is_no_file_is_no_segment_whatever_its_name(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    segment = store.append([b"payload"]).segment
+    (tmp_path / f"{segment ^ 1:016x}.seg").mkdir()
+    os.mkfifo(tmp_path / f"{segment ^ 2:016x}.seg")  # to open it would wait for a writer for ever
+    (tmp_path / f"{segment ^ 3:016x}.seg").symlink_to(tmp_path / "nowhere")
+    assert [info.id for info in store.segments()] == [segment]
+    store.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faults.programs import in_forked_child
 
 from tensordb import (
     DatasetNotFoundError,
@@ -440,7 +443,7 @@ def test_kept_blocks_stay_within_their_bytes_and_a_large_set_keeps_a_part() -> N
     cache = BlockCache(each * 3)
     keys = [bytes([number]) for number in range(6)]
     for _ in range(3):
-        search = cache.begin()
+        search = cache.begin(0)
         found = []
         for key in keys:
             found.append(cache.get(key, search) is not None)
@@ -449,7 +452,7 @@ def test_kept_blocks_stay_within_their_bytes_and_a_large_set_keeps_a_part() -> N
         assert cache.nbytes == each * 3
     assert found == [True, True, True, False, False, False], "each round keeps what the one before kept"
     for _ in range(3):  # another set takes over once the first is no longer asked for
-        search = cache.begin()
+        search = cache.begin(0)
         for key in (b"x", b"y"):
             if cache.get(key, search) is None:
                 cache.put(key, block(100), search)
@@ -470,3 +473,39 @@ def test_what_is_stored_as_it_is_takes_no_memory_to_keep(tmp_path: Path) -> None
             hits(db, torch.ones(128))
             kept[preset] = db._searcher.cache.nbytes
     assert kept["none"] * 20 < kept["lossless"] < 2000 * 128 * 4 * 1.05
+
+
+def test_a_file_that_is_cut_short_between_two_searches_is_an_error(tmp_path: Path) -> None:
+    with TensorStorage(tmp_path, compression_preset="none") as db:
+        db.create_dataset("data")
+        fill(db, torch.randn(2000, 64))
+
+    def search() -> None:  # in a child, as touching what is no longer there ends a process
+        with TensorStorage(tmp_path, read_only=True) as db:
+            assert len(hits(db, torch.ones(64))) == 10
+            (file,) = (tmp_path / "segments").iterdir()
+            os.truncate(file, 4096)
+            with pytest.raises(IntegrityError, match=r"record .* of dataset 'data'.* cut short"):
+                hits(db, torch.ones(64))
+
+    in_forked_child(search)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at maps as Linux shows them")
+def test_what_was_searched_keeps_no_removed_file_on_the_disk(tmp_path: Path) -> None:
+    def removed() -> list[str]:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return [line for line in lines if str(tmp_path) in line and line.endswith("(deleted)")]
+
+    with TensorStorage(tmp_path, compression_preset="none") as db:
+        db.create_dataset("data")
+        fill(db, torch.randn(2000, 64))
+        query = torch.ones(64)
+        hits(db, query)
+        db.delete_dataset("data")
+        db.maintenance.compact()
+        db.create_dataset("data")
+        fill(db, torch.randn(50, 64))
+        assert len(hits(db, query)) == 10
+        gc.collect()
+        assert removed() == []

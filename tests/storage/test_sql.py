@@ -140,6 +140,11 @@ def test_nothing_can_be_changed_or_written_in_any_disguise(runs: TensorStorage, 
         "LOAD json",
         "INSTALL json",
         "SELECT * FROM query('DELETE FROM tensordb.objects')",
+        "SELECT * FROM enable_profiling()",
+        f"FROM ENABLE_LOGGING (storage = 'file', storage_path = '{target}')",
+        f"SELECT (SELECT count(*) FROM \"enable_profiling\"(format = 'json', save_location = '{target}'))",
+        "SELECT * FROM query('SELECT * FROM disable_profiling()')",
+        "EXPLAIN ANALYZE SELECT * FROM enable_logging()",
     ):
         with pytest.raises(TensorDBError), runs.transaction() if inside else contextlib.nullcontext():
             runs.sql(query)
@@ -148,6 +153,22 @@ def test_nothing_can_be_changed_or_written_in_any_disguise(runs: TensorStorage, 
     assert runs.sql("SHOW TABLES").column("name").to_pylist() == ["data"]
     assert runs.verify().ok
     assert runs.insert("data", torch.zeros(4), {"step": 1})
+
+
+def test_no_query_changes_the_settings_of_what_follows(runs: TensorStorage) -> None:
+    def settings() -> list[dict[str, object]]:
+        return runs.sql("SELECT name, value FROM duckdb_settings() ORDER BY name").to_pylist()
+
+    before = settings()
+    for condition in ("EXISTS (FROM enable_profiling())", "(SELECT count(*) FROM enable_logging()) = 0"):
+        with pytest.raises(InvalidQueryError, match=r"enable_\w+\(\), which changes the connection"):
+            runs.query("data", condition)
+        with pytest.raises(InvalidQueryError, match="only read"):
+            runs.query("data", order_by=condition)
+        with pytest.raises(InvalidQueryError, match="only read"):
+            runs.weights.list_weights(where=condition)
+    assert settings() == before
+    assert runs.sql("SELECT 'to enable_profiling, call' AS enable_logging").num_rows == 1
 
 
 def test_bad_statements_are_errors_that_say_why(runs: TensorStorage) -> None:

@@ -2,8 +2,10 @@
 
 import datetime as dt
 import math
+import time
 from itertools import chain
 
+import duckdb
 import pytest
 import torch
 
@@ -171,3 +173,33 @@ def test_deleted_payloads_give_their_space_back(tmp_path) -> None:
         assert same(db.get_tensor_by_id("data", ids[5]).tensor, kept)
     used = sum(path.stat().st_size for path in (folder / "segments").iterdir())
     assert used < 1_200_000
+
+
+def test_the_id_of_a_deleted_record_never_comes_back_though_the_clock_does(tmp_path, monkeypatch) -> None:
+    now = time.time_ns()
+    with TensorStorage(tmp_path) as db:
+        db.create_dataset("data")
+        gone = [db.insert("data", torch.ones(3)) for _ in range(3)]
+        monkeypatch.setattr(time, "time_ns", lambda: now - 10**12)
+        for each in reversed(gone):
+            db.delete_tensor("data", each)
+    with TensorStorage(tmp_path) as db:  # another process remembers nothing
+        gone.append(db.insert("data", torch.zeros(3)))
+        assert db.delete_where("data", "true") == 1
+        gone += db.insert_many("data", torch.zeros(2, 3))
+        assert gone == sorted(set(gone))
+        db.delete_dataset("data")
+        db.create_dataset("data")
+        assert int(db.insert("data", torch.ones(3))[2:], 16) == now // 1000 - 10**9, "another dataset begins anew"
+
+
+def test_a_damaged_note_of_deleted_ids_keeps_nobody_from_inserting(tmp_path) -> None:
+    for value in ("nonsense", "-1", "9" * 17, "9" * 40, None):
+        with TensorStorage(tmp_path) as db:
+            if not db.dataset_exists("data"):
+                db.create_dataset("data")
+            db.delete_tensor("data", db.insert("data", torch.ones(3)))
+        with duckdb.connect(str(tmp_path / "catalog.duckdb")) as con:
+            con.execute("UPDATE tensordb.info SET value = ? WHERE name LIKE 'last_record%'", [value])
+        with TensorStorage(tmp_path) as db:
+            assert len(db.insert("data", torch.ones(3))) == 15
