@@ -122,9 +122,10 @@ def test_damage_among_values_is_not_taken_for_damage_in_what_no_row_is_in(tmp_pa
 
 
 def alone_in(block: bytes) -> list[int]:
-    """Return the numbers of the words of a block that are like no other: of eight bytes that are not zero."""
+    """Return the numbers of the words of a block that are like no other, and of eight bytes that are not zero."""
     dense = np.frombuffer(block, np.uint8).reshape(-1, 8).all(axis=1)
-    return np.nonzero(dense)[0].tolist()
+    _, where, counts = np.unique(np.frombuffer(block, "<u8"), return_index=True, return_counts=True)
+    return sorted(set(where[counts == 1].tolist()) & set(np.nonzero(dense)[0].tolist()))
 
 
 def test_a_flipped_bit_among_values_is_put_right_where_the_checksum_tells_which(tmp_path: Path) -> None:
