@@ -28,7 +28,7 @@ _BATCH = 64
 _CATALOG, _CATALOG_HEADERS, _CATALOG_BLOCK = "catalog.duckdb", 3 * 4096, 1 << 18
 _SEGMENT_HEADER, _SEGMENT_FOOTER, _ALIGNMENT = 128, 64, 64
 _LOG_IDENTITY = range(9, 41)
-"""Where a log names its file, in 16 numbers of up to two bytes: DuckDB takes eight bits of each, whatever the others."""
+"""Where a log names its file, in 16 numbers of up to two bytes: DuckDB takes eight bits of each, and no others."""
 
 
 @dataclass(frozen=True)
