@@ -70,7 +70,8 @@ def _reconcile(path: Path, found: Sequence[tuple[NewObject, bytes | None]]) -> R
         lost = [f"the checkpoint of run {run!r}, step {step}: not all rows of its tensors" for run, step, _ in broken]
         after = _names(con)
         for row in datasets.fetch_all(con):
-            if first(con.execute("SELECT 1 FROM duckdb_views() WHERE view_name = ?", [row.name])) is None:
+            view = "SELECT 1 FROM duckdb_views() WHERE schema_name = 'main' AND view_name = ?"
+            if first(con.execute(view, [row.name])) is None:
                 datasets.create_view(con, row)
         return Reconciled(lost, {place: name for place, name in before.items() if place not in after})
     finally:
