@@ -1,9 +1,10 @@
 """Salvaging a database that cannot be opened: what can still be read goes into a new folder.
 
 Invariants: the damaged database is only read; nothing is left out in silence. What the catalog knows (names, metadata,
-checkpoints) is kept as long as any part of the catalog opens: it is written anew from its rows, and rows of objects
-from the payloads. Where no part opens, the tensors alone are found in the segment files, those of deleted records that
-were not reclaimed yet among them. Errors of the system cost nothing: they are raised, and the salvage can be repeated.
+checkpoints) is kept as long as any part of the catalog opens: what its checksums tell to be wrong is put right, it is
+written anew from its rows, and rows that are lost from whatever else tells them. Tensors whose names are lost are kept
+without; where no part opens, all that are found in the segment files, those of deleted records that were not reclaimed
+yet among them. Errors of the system cost nothing: they are raised, and the salvage can be repeated.
 """
 
 from __future__ import annotations
@@ -203,6 +204,8 @@ def _rebuilt(target: Path) -> Reconciled:
         lost += remake_specs(catalog, lambda sample: spec_in(segments, sample), nbytes_of)
         lost += reconcile(catalog).lost  # of the objects that lose their names by it no payload can be read
     names_are_lost = any(name in _NAMING or name.startswith("records_") for name in rows)
+    if names_are_lost and "objects" in rows:
+        lost.append("which tensors were deleted: some of them may be among those whose names are lost")
     return Reconciled(lost, found.unnamed if names_are_lost else {})
 
 

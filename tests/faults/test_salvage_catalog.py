@@ -298,6 +298,13 @@ def test_what_was_deleted_stays_away_where_no_name_is_lost(folder: Path, tmp_pat
     assert {key.replace("salvaged-1@", "run@"): value for key, value in found.items()} == whole
 
 
+def test_that_deleted_tensors_may_be_among_those_without_names_is_told(folder: Path, tmp_path: Path) -> None:
+    for table in ("objects", "records_1"):
+        for block in blocks_of(folder, table):
+            spoil(folder / "catalog.duckdb", block)
+    assert any(each.startswith("which tensors were deleted") for each in salvaged(folder, tmp_path)[1])
+
+
 def test_a_view_that_somebody_made_does_not_give_a_dataset_its_name(
     folder: Path, whole: Contents, tmp_path: Path
 ) -> None:
