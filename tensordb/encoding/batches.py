@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +32,8 @@ def frames_of(codes: Bytes, room: Bytes | None, first: int, layout: Layout, plan
         layout: Of the tensor.
         plan: How.
     """
-    if _packs(codes, layout, plan):
-        return _packed(codes, layout, plan)
+    if _could_be_packed(codes, layout, plan) and (loops := packing.ready()) is not None:
+        return _packed(codes, layout, plan, loops)
     frames = FrameList()
     room = np.empty(codes.nbytes, np.uint8) if room is None else room
     # Where each record has its slice of each group, so has each chunk: all are taken apart in one go.
@@ -49,18 +50,18 @@ def frames_of(codes: Bytes, room: Bytes | None, first: int, layout: Layout, plan
     return frames
 
 
-def _packs(codes: Bytes, layout: Layout, plan: Plan) -> bool:
+def _could_be_packed(codes: Bytes, layout: Layout, plan: Plan) -> bool:
     """Tell whether a batch has many whole chunks that are compressed, each record with its slice of each group."""
     many = codes.nbytes >= packing.MANY_CHUNKS * layout.chunk_bytes and codes.nbytes % layout.chunk_bytes == 0
     whole = many and plan.filter.sliceable and plan.base is None and plan.codec.id > 0
-    return whole and all(plan.filter.shares(layout.chunk_bytes)) and packing.ready()
+    return whole and all(plan.filter.shares(layout.chunk_bytes))
 
 
-def _packed(codes: Bytes, layout: Layout, plan: Plan) -> FrameList:
+def _packed(codes: Bytes, layout: Layout, plan: Plan, loops: Any) -> FrameList:
     """Return the frames of such a batch in one buffer."""
     groups = plan.filter.split_into(scratch("groups", codes.nbytes), codes, layout.records(codes.nbytes))
     shares = zip(groups, plan.filter.shares(layout.chunk_bytes), plan.keep_below, strict=True)
-    return packing.packed([packing.column_of(data, size, plan.codec, keep) for data, size, keep in shares])
+    return packing.packed([packing.column_of(data, size, plan.codec, keep) for data, size, keep in shares], loops)
 
 
 def _pieces(groups: Sequence[Bytes], layout: Layout, plan: Plan) -> list[Piece]:

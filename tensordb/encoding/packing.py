@@ -40,9 +40,9 @@ class Column:
     kept: Any
 
 
-def ready() -> bool:
-    """Tell whether the compiled loop is there; it is loaded with those of planes."""
-    return kernels.ready(0) is not None
+def ready() -> Any:
+    """Return the compiled loops, which are loaded with those of planes, or None while they are not there."""
+    return kernels.ready(0)
 
 
 def column_of(data: Bytes, size: int, codec: Codec, keep_below: float) -> Column:
@@ -65,8 +65,8 @@ def column_of(data: Bytes, size: int, codec: Codec, keep_below: float) -> Column
     return Column(kinds, values, addresses, kept)
 
 
-def packed(columns: Sequence[Column]) -> FrameList:
-    """Return the frames chunk by chunk, with what is between them, as one buffer."""
+def packed(columns: Sequence[Column], loops: Any) -> FrameList:
+    """Return the frames chunk by chunk, with what is between them, as one buffer; `loops` are what `ready` returned."""
     kinds, values, addresses = (
         np.stack([getattr(column, name) for column in columns], axis=1).reshape(-1)
         for name in ("kinds", "values", "addresses")
@@ -76,7 +76,7 @@ def packed(columns: Sequence[Column]) -> FrameList:
     starts = np.append(0, ends[:-1])
     padding = int(ends[-1] - starts[-1] - lengths[-1])
     body = np.empty(int(ends[-1]) - padding, np.uint8)
-    kernels.ready(0).pack(addresses, lengths, starts, body)
+    loops.pack(addresses, lengths, starts, body)
     view = memoryview(body)  # type: ignore[arg-type]  # an array is a buffer
     spans = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
     checksums = [*map(xxh3_64_intdigest, [view[begin:end] for begin, end in spans])]

@@ -44,7 +44,7 @@ def test_columns_become_the_same_frames(codec: Codec, keep_below: float, last: i
     pieces: list[Piece] = [piece for chunk in zip(*columns, strict=True) for piece in chunk]
     expected = FrameList()
     expected.add(pieces)
-    found = packing.packed([packing.column_of(data, SIZE, codec, keep_below) for data in groups])
+    found = packing.packed([packing.column_of(data, SIZE, codec, keep_below) for data in groups], packing.ready())
     assert found.words == expected.words
     assert found.checksums == expected.checksums
     assert (found.nbytes, found.padding) == (expected.nbytes, expected.padding)
@@ -57,7 +57,7 @@ def test_columns_become_the_same_frames(codec: Codec, keep_below: float, last: i
 
 def test_frames_of_constants_alone_have_no_bytes() -> None:
     column = packing.column_of(np.zeros(SIZE * 8, np.uint8), SIZE, codec_named("zstd"), 1.0)
-    found = packing.packed([column])
+    found = packing.packed([column], packing.ready())
     assert (found.buffers, found.nbytes, found.padding) == ([], 0, 0)
     assert found.words == [CONSTANT << 30] * 8
 
