@@ -98,6 +98,32 @@ def test_damage_in_padding_is_mended_beside_damage_that_is_not(folder: Path, who
     assert salvaged(folder, tmp_path) == (whole, ())
 
 
+def test_a_value_in_the_midst_of_zeros_is_not_taken_for_damage(tmp_path: Path) -> None:
+    folder = tmp_path / "db"
+    with TensorStorage(folder, compression_preset="none") as db:
+        db.create_dataset("d")
+        for i in range(4):
+            alike = torch.zeros(600, dtype=torch.int64)
+            alike[[150, 450]] = 1 << (9 + i)
+            db.insert("d", alike, record_id=f"r{i}")
+        whole = contents(db)
+    catalog = folder / "catalog.duckdb"
+    sound = catalog.read_bytes()
+    tried = 0
+    for i in range(4):
+        word = struct.pack("<q", 1 << (9 + i))
+        first = sound.index(bytes(150 * 8) + word + bytes(200 * 8), FIRST_BLOCK) + 150 * 8
+        place = first + 300 * 8 + 1  # of the other one: with it gone, the first is the only one that explains the sum
+        assert sound[place] == 2 << i
+        catalog.write_bytes(sound[:place] + b"\0" + sound[place + 1 :])
+        tried += bool(block_mending.padding_candidates(catalog))
+        report = salvage(folder, tmp_path / f"new{i}")
+        assert report.mended_catalog == ()
+        with TensorStorage(tmp_path / f"new{i}") as db:
+            assert contents(db).items() <= whole.items() or report.not_salvaged
+    assert tried, "of some it is the only explanation"
+
+
 def test_damage_among_values_is_not_taken_for_damage_in_what_no_row_is_in(tmp_path: Path) -> None:
     folder, chance = tmp_path / "db", random.Random(3)
     losses = [1 + chance.random() for _ in range(12)]

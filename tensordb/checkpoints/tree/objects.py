@@ -64,7 +64,7 @@ def to_plain(tensor: TensorObject) -> Any:
 
 def from_plain(value: Any) -> TensorObject:
     """Return the description that `to_plain` gave; raise IntegrityError for anything else."""
-    if type(value) is int and value >= 0:
+    if _is_size(value):
         return TensorObject(DENSE, value & _FLAGS, (value >> _FLAG_BITS,))
     if type(value) is not tuple or len(value) < 3:
         raise _malformed(value)
@@ -146,8 +146,9 @@ def _reference_to_plain(reference: Reference) -> Any:
 
 
 def _reference_from_plain(value: Any) -> Reference:
-    if type(value) is int and value >= 0:
-        return value
+    if _is_size(value):
+        number: int = value
+        return number
     if type(value) is not tuple or len(value) != 5:
         raise _malformed(value)
     source, dtype, offset, shape, stride = value

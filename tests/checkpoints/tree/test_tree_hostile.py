@@ -188,7 +188,7 @@ def tensors(*plain):
     """Return the tokens of a value of nested tuples."""
     tokens = []
     for value in plain:
-        tokens += [mark(TUPLE, len(value)), *tensors(*value)] if isinstance(value, tuple) else [value]
+        tokens += [mark(TUPLE, len(value)), *tensors(*value)] if type(value) is tuple else [value]
     return tokens
 
 
@@ -267,6 +267,12 @@ def test_forged_documents_are_refused(document):
         unflatten(document, lambda index: torch.arange(6.0))
     with pytest.raises((FormatError, IntegrityError)):
         read_all(document)
+
+
+@pytest.mark.parametrize("plain", [mark(0, 10**5000), (("dense",), 0, mark(0, 10**5000))], ids=["leaf", "part"])
+def test_nobody_is_asked_for_a_leaf_whose_number_has_too_many_digits_to_be_told(plain):
+    with pytest.raises(IntegrityError):
+        unflatten(one_tensor(plain), lambda index: pytest.fail("somebody was asked"))
 
 
 def test_a_version_that_is_not_known_is_named():
