@@ -109,7 +109,11 @@ def fork() -> int:
     """Fork although there are threads, be they only of a library, which newer Pythons warn of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+        child = os.fork()
+    if not child and "torch" in sys.modules:
+        # GNU's OpenMP waits for ever in a child whose parent has used its threads: torch is to use none there.
+        sys.modules["torch"].set_num_threads(1)
+    return child
 
 
 def _serve(line: socket.socket) -> str:
