@@ -46,8 +46,10 @@ def mend_headers(path: Path) -> list[str]:
     if check(path).compared:  # then all headers are sound
         return told
     for index, candidates in header_candidates(path, _first_header(path)).items():
-        found = candidates[:1] if len(candidates) == 1 else _equally_readable(path, candidates[:_MOST_TRIED])
-        if found and len(candidates) <= _MOST_TRIED:
+        if len(candidates) > _MOST_TRIED:
+            continue
+        found = candidates if len(candidates) == 1 else _equally_readable(path, candidates)
+        if found:
             position, value = found[0]
             write(path, {position: bytes([value])})
             told.append(f"header {index}: byte {position} is {value:#04x} again")
